@@ -1,0 +1,116 @@
+package bus
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Opener opens the bus that u describes. It refuses what it doesn't know in u by name.
+type Opener func(ctx context.Context, u *url.URL, o OpenOptions) (Bus, error)
+
+var (
+	openersMu sync.RWMutex
+	openers   = map[string]Opener{}
+)
+
+// importOf tells which import registers a scheme, for the error of a program that
+// forgot it.
+var importOf = map[string]string{
+	"mem":  "github.com/jitney-go/jitney/bus/membus",
+	"nats": "github.com/jitney-go/jitney/bus/natsbus",
+}
+
+// Register makes a backend known under a URL scheme, from the init function of its
+// package. It panics if the scheme is taken.
+func Register(scheme string, open Opener) {
+	openersMu.Lock()
+	defer openersMu.Unlock()
+	if _, taken := openers[scheme]; taken {
+		panic("bus: scheme " + scheme + " is registered twice")
+	}
+	openers[scheme] = open
+}
+
+// Open opens the bus at rawURL: its scheme picks the backend among those that the
+// program has imported, the rest is the backend's.
+//
+//	mem:                 in memory, at once
+//	mem:?tick=100ms      in memory, delivered at the next tick
+//	nats:./data/chat     an embedded NATS server that stores in ./data/chat
+//	nats://host:4222     a NATS server elsewhere
+//
+// ctx bounds the call. The error is ErrUnknownScheme, or the backend's: ErrLocked,
+// ErrUnavailable, or one that names the part of the URL that is wrong.
+func Open(ctx context.Context, rawURL string, opts ...OpenOption) (Bus, error) {
+	scheme, rest, ok := strings.Cut(rawURL, ":")
+	if !ok || scheme == "" {
+		return nil, fmt.Errorf("bus: open %q: no scheme: want %s", redacted(rawURL), wanted())
+	}
+	// net/url would take these for a fragment and an escape, and so open another path
+	// than the one that was written.
+	path, _, _ := strings.Cut(rest, "?")
+	if strings.Contains(rest, "#") {
+		return nil, fmt.Errorf("bus: open %q: a bus URL can't hold '#'", redacted(rawURL))
+	}
+	if !strings.HasPrefix(rest, "//") && strings.Contains(path, "%") {
+		return nil, fmt.Errorf("bus: open %q: a path can't hold '%%'", redacted(rawURL))
+	}
+	u, err := url.Parse(rawURL)
+	if err != nil {
+		// The error of net/url repeats the URL with its password.
+		return nil, fmt.Errorf("bus: open %q: not a URL", redacted(rawURL))
+	}
+	openersMu.RLock()
+	open := openers[u.Scheme]
+	openersMu.RUnlock()
+	if open == nil {
+		return nil, fmt.Errorf("bus: open %q: %w %q: want %s", redacted(rawURL), ErrUnknownScheme, u.Scheme, wanted())
+	}
+	b, err := open(ctx, u, NewOpenOptions(opts))
+	if err != nil {
+		return nil, fmt.Errorf("bus: open %q: %w", redacted(rawURL), err)
+	}
+	return b, nil
+}
+
+// wanted lists what Open would understand, and the imports that it may lack.
+func wanted() string {
+	openersMu.RLock()
+	defer openersMu.RUnlock()
+	var have, lack []string
+	for scheme := range openers {
+		have = append(have, scheme+":")
+	}
+	for scheme, path := range importOf {
+		if openers[scheme] == nil {
+			lack = append(lack, fmt.Sprintf("%s: (import _ %q)", scheme, path))
+		}
+	}
+	slices.Sort(have)
+	slices.Sort(lack)
+	text := "a scheme of " + strings.Join(have, ", ")
+	if len(have) == 0 {
+		text = "a scheme, but no backend is imported"
+	}
+	if len(lack) > 0 {
+		text += "; not imported: " + strings.Join(lack, ", ")
+	}
+	return text
+}
+
+// redacted hides the user and password of a URL, also of one that doesn't parse.
+func redacted(rawURL string) string {
+	before, after, found := strings.Cut(rawURL, "//")
+	if !found {
+		return rawURL
+	}
+	// The last '@', since a password may hold a slash.
+	if i := strings.LastIndex(after, "@"); i >= 0 {
+		after = "xxxxx" + after[i:]
+	}
+	return before + "//" + after
+}
