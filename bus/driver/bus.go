@@ -1,0 +1,437 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// askTimeout bounds questions to the backend that several callers share.
+const askTimeout = 10 * time.Second
+
+// Bus is a backend made into a bus.Bus.
+type Bus struct {
+	backend Backend
+	gate    func(pattern string, release func()) (ready, leave func())
+	log     *slog.Logger
+	hooks   *hookQueue
+	limits  Limits
+
+	table   atomic.Pointer[table]
+	refresh share[*table]
+	sending sync.RWMutex  // read: a Send; write: EnsureStreams changes what is captured
+	ensure  chan struct{} // holds one token: one EnsureStreams at a time
+
+	mu        sync.Mutex
+	subs      map[*subscription]struct{}
+	feeds     map[string]*feed
+	listeners map[string]*listener
+	acked     map[string]*atomic.Uint64 // by stream and epoch: the last own acknowledgement
+	calls     int                       // running calls from outside handlers
+	idle      chan struct{}             // not nil while Close waits for calls to be 0
+	closing   bool
+
+	outside    context.Context // ends when blocked calls from outside handlers are to end
+	endOutside context.CancelCauseFunc
+	life       context.Context // ends when nothing is to be delivered any more
+	endLife    context.CancelCauseFunc
+	closed     chan struct{} // closed when Close is through
+	closeErr   error
+}
+
+// New makes a bus of a backend, which belongs to it from then on, also when New fails.
+func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	b := &Bus{
+		backend:   backend,
+		gate:      cfg.Gate,
+		log:       cfg.Logger,
+		hooks:     newHookQueue(cfg.ErrorHook, cfg.Logger),
+		limits:    backend.Limits(),
+		ensure:    make(chan struct{}, 1),
+		subs:      map[*subscription]struct{}{},
+		feeds:     map[string]*feed{},
+		listeners: map[string]*listener{},
+		acked:     map[string]*atomic.Uint64{},
+		closed:    make(chan struct{}),
+	}
+	b.life, b.endLife = context.WithCancelCause(context.Background())
+	b.outside, b.endOutside = context.WithCancelCause(b.life)
+	b.refresh.ask = b.install
+	b.table.Store(newTable(nil))
+	if _, err := b.refresh.get(ctx); err != nil {
+		b.endLife(err)
+		return nil, errors.Join(err, backend.Close())
+	}
+	return b, nil
+}
+
+// Changed is called by the backend when what captures what may have changed elsewhere. It doesn't wait.
+func (b *Bus) Changed() {
+	go func() {
+		if _, err := b.refresh.get(b.life); err != nil && b.life.Err() == nil {
+			b.log.Warn("bus: can't learn what the streams capture", "error", err)
+		}
+	}()
+}
+
+// Report tells the error hook of the bus. It doesn't wait.
+func (b *Bus) Report(p bus.Problem) { b.hooks.report(p) }
+
+// insideKey marks the contexts of a bus's handlers.
+type insideKey struct{ *Bus }
+
+// inside reports whether ctx is that of a handler of this bus.
+func (b *Bus) inside(ctx context.Context) bool { return ctx.Value(insideKey{b}) != nil }
+
+// enter lets a call in, unless the bus is closing; from inside a handler it may still.
+// Each success is followed by leave.
+func (b *Bus) enter(ctx context.Context) (counted bool, err error) {
+	if err := b.life.Err(); err != nil {
+		return false, bus.ErrClosed
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closing {
+		if b.inside(ctx) {
+			return false, nil
+		}
+		return false, bus.ErrClosed
+	}
+	b.calls++
+	return true, nil
+}
+
+func (b *Bus) leave(counted bool) {
+	if !counted {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.calls--
+	if b.calls == 0 && b.idle != nil {
+		close(b.idle)
+		b.idle = nil
+	}
+}
+
+// bounded returns a context that also ends when the bus ends blocked calls. A handler's
+// go on until everything is delivered.
+func (b *Bus) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	end := b.outside
+	if b.inside(ctx) {
+		end = b.life
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(end, func() { cancel(bus.ErrClosed) })
+	return ctx, func() { stop(); cancel(context.Canceled) }
+}
+
+// cause is the error of a call whose context may have ended because the bus closed.
+func cause(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), bus.ErrClosed) && !errors.Is(err, bus.ErrClosed) {
+		return bus.ErrClosed
+	}
+	return err
+}
+
+// Publish implements bus.Bus.
+func (b *Bus) Publish(ctx context.Context, subject string, data []byte, opts ...bus.PublishOption) error {
+	if err := b.publish(ctx, subject, data, opts); err != nil {
+		return fmt.Errorf("bus: publish %.80q: %w", subject, err)
+	}
+	return nil
+}
+
+func (b *Bus) publish(ctx context.Context, subject string, data []byte, opts []bus.PublishOption) error {
+	counted, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.leave(counted)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := bus.CheckSubject(subject); err != nil {
+		return err
+	}
+	o := bus.NewPublishOptions(opts)
+	if err := checkHeader(o.Header); err != nil {
+		return err
+	}
+	if !isHeaderValue(o.MessageID) {
+		return fmt.Errorf("%w: the message ID holds CR, LF, NUL or outer white space", bus.ErrBadHeader)
+	}
+	if size := len(data) + HeaderSize(o.Header); size > b.limits.MaxPayload {
+		return fmt.Errorf("%w (%d bytes with its header, limit %d)", bus.ErrTooLarge, size, b.limits.MaxPayload)
+	}
+	p := Publication{Subject: subject, Header: o.Header, Data: data, ID: o.MessageID}
+	needsStream := o.MessageID != "" || o.Expect || o.Receipt != nil
+	return b.dispatch(ctx, &p, &o, needsStream)
+}
+
+// dispatch hands p to its stream or to the transport, looking again at what captures it where that may have changed.
+func (b *Bus) dispatch(ctx context.Context, p *Publication, o *bus.PublishOptions, needsStream bool) error {
+	t := b.table.Load()
+	for attempt := 0; ; attempt++ {
+		s, captured := t.captures(p.Subject)
+		if captured {
+			err := b.append(ctx, s, p, o)
+			if !errors.Is(err, ErrNotCaptured) {
+				return err
+			}
+			if attempt == 3 {
+				return fmt.Errorf("%w: stream %s does not take it", bus.ErrUnavailable, s.Config.Name)
+			}
+		} else if !needsStream {
+			sent, err := b.send(ctx, p)
+			if sent || err != nil {
+				return err
+			}
+		} else if attempt > 0 {
+			return bus.ErrNoStream
+		}
+		var err error
+		if t, err = b.refresh.get(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// send hands p to the transport, unless an EnsureStreams has made its subject a captured one meanwhile.
+func (b *Bus) send(ctx context.Context, p *Publication) (sent bool, err error) {
+	b.sending.RLock()
+	defer b.sending.RUnlock()
+	if _, captured := b.table.Load().captures(p.Subject); captured {
+		return false, nil
+	}
+	return true, b.backend.Send(ctx, p)
+}
+
+func (b *Bus) append(ctx context.Context, s Stream, p *Publication, o *bus.PublishOptions) error {
+	if limit := s.Config.MaxBytes; limit > 0 {
+		if size := b.limits.StoredSize(p.Subject, p.Header, p.Data); size > limit {
+			return fmt.Errorf("%w (stored it takes %d bytes, stream %s holds %d)", bus.ErrTooLarge, size, s.Config.Name, limit)
+		}
+	}
+	if o.Expect {
+		p.Expect, p.ExpectLast = true, o.ExpectLast.Sequence()
+		if !o.ExpectLast.IsZero() && o.ExpectLast.Epoch() != s.Epoch {
+			// No message stands there: an ID is still looked at first, then it is a conflict.
+			p.ExpectLast = math.MaxInt64
+		}
+	}
+	ack, err := b.backend.Append(ctx, s, p)
+	if err != nil {
+		return err
+	}
+	if ack.Sequence > 0 {
+		raise(b.ackedOf(s), ack.Sequence)
+	}
+	if o.Receipt != nil {
+		*o.Receipt = bus.Receipt{Duplicate: ack.Duplicate}
+		if ack.Sequence > 0 {
+			o.Receipt.Cursor = bus.NewCursor(s.Epoch, ack.Sequence)
+		}
+	}
+	return nil
+}
+
+// ackedOf is the last sequence of s that this bus knows to be stored.
+func (b *Bus) ackedOf(s Stream) *atomic.Uint64 {
+	key := s.Config.Name + "." + s.Epoch
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := b.acked[key]
+	if a == nil {
+		a = new(atomic.Uint64)
+		b.acked[key] = a
+	}
+	return a
+}
+
+func raise(a *atomic.Uint64, to uint64) {
+	for {
+		old := a.Load()
+		if old >= to || a.CompareAndSwap(old, to) {
+			return
+		}
+	}
+}
+
+// EnsureStreams implements bus.Bus.
+func (b *Bus) EnsureStreams(ctx context.Context, streams ...bus.StreamConfig) error {
+	if err := b.ensureStreams(ctx, streams); err != nil {
+		return fmt.Errorf("bus: ensure streams: %w", err)
+	}
+	return nil
+}
+
+func (b *Bus) ensureStreams(ctx context.Context, streams []bus.StreamConfig) error {
+	counted, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.leave(counted)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	select {
+	case b.ensure <- struct{}{}:
+		defer func() { <-b.ensure }()
+	case <-ctx.Done():
+		return cause(ctx, ctx.Err())
+	}
+	t, err := b.refresh.get(ctx)
+	if err != nil {
+		return cause(ctx, err)
+	}
+	configs, err := b.checkStreams(t, streams)
+	if err != nil {
+		return err
+	}
+	for _, cfg := range configs {
+		have, exists := t.streams[cfg.Name]
+		if exists && sameConfig(have.Config, cfg) {
+			continue
+		}
+		if err := b.ensureStream(ctx, cfg, exists); err != nil {
+			return fmt.Errorf("stream %q: %w", cfg.Name, cause(ctx, err))
+		}
+	}
+	return nil
+}
+
+// checkStreams checks all configs against each other and what exists, before any is applied.
+func (b *Bus) checkStreams(t *table, streams []bus.StreamConfig) ([]bus.StreamConfig, error) {
+	// What will be there when the call is through: with the streams that it changes as they will be.
+	after := map[string]Stream{}
+	for name, s := range t.streams {
+		after[name] = s
+	}
+	configs := make([]bus.StreamConfig, 0, len(streams))
+	for _, cfg := range streams {
+		cfg, err := checkStream(cfg)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(configs, func(c bus.StreamConfig) bool { return c.Name == cfg.Name }) {
+			return nil, fmt.Errorf("stream %q: %w: it is given twice", cfg.Name, bus.ErrBadStream)
+		}
+		configs = append(configs, cfg)
+		after[cfg.Name] = Stream{Config: cfg}
+	}
+	for _, cfg := range configs {
+		if name, theirs, ours := (&table{streams: after}).overlapping(cfg); name != "" {
+			return nil, fmt.Errorf("stream %q: %w: its subject %q and %q of stream %q", cfg.Name, bus.ErrStreamOverlap, ours, theirs, name)
+		}
+	}
+	return configs, nil
+}
+
+func (b *Bus) ensureStream(ctx context.Context, cfg bus.StreamConfig, exists bool) error {
+	var before State
+	if exists {
+		var err error
+		if before, err = b.backend.State(ctx, cfg.Name); err != nil {
+			return err
+		}
+	}
+	b.sending.Lock()
+	err := b.backend.Ensure(ctx, cfg)
+	if err == nil {
+		_, err = b.refresh.get(ctx)
+	}
+	b.sending.Unlock()
+	if err != nil || !exists {
+		return err
+	}
+	// A publish in between hides as many; what is logged is at least right about its direction.
+	if after, err := b.backend.State(ctx, cfg.Name); err == nil && after.Epoch == before.Epoch && after.Msgs < before.Msgs {
+		b.log.Warn("bus: new limits discarded messages", "stream", cfg.Name, "count", before.Msgs-after.Msgs)
+	}
+	return nil
+}
+
+// Streams implements bus.StreamLister.
+func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
+	counted, err := b.enter(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("bus: list streams: %w", err)
+	}
+	defer b.leave(counted)
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	t, err := b.refresh.get(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("bus: list streams: %w", cause(ctx, err))
+	}
+	var infos []bus.StreamInfo
+	for name, s := range t.streams {
+		st, err := b.backend.State(ctx, name)
+		if errors.Is(err, ErrNotCaptured) {
+			continue // deleted since
+		}
+		if err != nil {
+			return nil, fmt.Errorf("bus: list streams: stream %q: %w", name, cause(ctx, err))
+		}
+		info := bus.StreamInfo{Config: s.Config, Msgs: st.Msgs, Bytes: st.Bytes}
+		info.Config.Subjects = slices.Clone(s.Config.Subjects)
+		if st.Msgs > 0 {
+			info.First = bus.NewCursor(st.Epoch, st.First)
+		}
+		if st.Last > 0 {
+			info.Last = bus.NewCursor(st.Epoch, st.Last)
+		}
+		infos = append(infos, info)
+	}
+	slices.SortFunc(infos, func(x, y bus.StreamInfo) int { return strings.Compare(x.Config.Name, y.Config.Name) })
+	return infos, nil
+}
+
+// install asks what captures what, makes it the table, and tells those whom it concerns.
+// The share runs one at a time.
+func (b *Bus) install() (*table, error) {
+	ctx, cancel := context.WithTimeout(b.life, askTimeout)
+	defer cancel()
+	streams, err := b.backend.Streams(ctx)
+	if err != nil {
+		return nil, cause(ctx, err)
+	}
+	t := newTable(streams)
+	b.mu.Lock()
+	b.table.Store(t)
+	var changed []*subscription
+	for s := range b.subs {
+		if !s.route.equal(t.route(s.pattern)) {
+			changed = append(changed, s)
+		}
+	}
+	feeds := make([]*feed, 0, len(b.feeds))
+	for _, f := range b.feeds {
+		feeds = append(feeds, f)
+	}
+	b.mu.Unlock()
+	for _, s := range changed {
+		s.end(bus.ErrStreamChanged)
+	}
+	for _, f := range feeds {
+		if s, ok := t.streams[f.name]; ok {
+			f.follow(s)
+		}
+	}
+	return t, nil
+}

@@ -1,0 +1,404 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+const (
+	ringMsgs  = 4096
+	ringBytes = 4 << 20
+	maxReads  = 4 // at a time, per stream
+	// feedLinger is how long a feed outlives its last subscription, so that a page that is loaded
+	// anew finds it running.
+	feedLinger = 5 * time.Second
+)
+
+// feed is the one live view of a stream in this process: it tails everything that is
+// stored and gives each message to the legs whose pattern matches.
+type feed struct {
+	b      *Bus
+	name   string
+	states share[State]
+	slots  chan struct{} // one token per running read
+
+	// Under b.mu.
+	users  int
+	expiry *time.Timer
+
+	config atomic.Pointer[Stream] // the stream as it was last seen
+	newest atomic.Uint64          // head, for those who don't hold mu
+
+	mu      sync.Mutex // before any subscription's
+	run     int        // counts tails: what a stopped one still delivers is dropped
+	ready   chan struct{}
+	err     error // why it isn't ready; it doesn't change after ready is closed
+	stop    func()
+	epoch   string
+	head    uint64 // everything up to here has been given to the legs
+	legs    map[*leg]struct{}
+	index   Index[*leg]
+	matches []*leg // scratch
+
+	// ring holds the messages behind ringAfter, without a hole. Its elements never change, so
+	// that a copy of the slice can be read without the lock.
+	ring      []*bus.Message
+	ringAfter uint64
+	ringSize  int
+
+	moved    chan struct{} // closed and replaced when head moves, if somebody waits
+	reported bool          // a foreign message that breaks the grammar
+}
+
+// acquire returns the feed of a stream, running, and counts its user until release.
+func (b *Bus) acquireFeed(ctx context.Context, name string) (*feed, error) {
+	b.mu.Lock()
+	f := b.feeds[name]
+	if f == nil {
+		f = &feed{b: b, name: name, slots: make(chan struct{}, maxReads), legs: map[*leg]struct{}{}, ready: make(chan struct{})}
+		f.states.ask = f.askState
+		b.feeds[name] = f
+		go f.start(0)
+	}
+	f.users++
+	if f.expiry != nil {
+		f.expiry.Stop()
+		f.expiry = nil
+	}
+	b.mu.Unlock()
+	if err := f.wait(ctx); err != nil {
+		b.releaseFeed(f)
+		return nil, err
+	}
+	return f, nil
+}
+
+func (b *Bus) releaseFeed(f *feed) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f.users--
+	if f.users == 0 && b.feeds[f.name] == f && !b.closing {
+		f.expiry = time.AfterFunc(feedLinger, func() {
+			b.mu.Lock()
+			unused := f.users == 0 && b.feeds[f.name] == f
+			if unused {
+				delete(b.feeds, f.name)
+			}
+			b.mu.Unlock()
+			if unused {
+				f.end()
+			}
+		})
+	}
+}
+
+// dropFeed forgets a feed whose stream is gone or that couldn't start.
+func (b *Bus) dropFeed(f *feed) {
+	b.mu.Lock()
+	if b.feeds[f.name] == f {
+		delete(b.feeds, f.name)
+	}
+	b.mu.Unlock()
+	f.end()
+}
+
+// wait returns when the feed runs.
+func (f *feed) wait(ctx context.Context) error {
+	f.mu.Lock()
+	ready := f.ready
+	f.mu.Unlock()
+	select {
+	case <-ready:
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// start tails the stream from its end and makes the feed ready. run is the tail that it may replace.
+func (f *feed) start(run int) {
+	s, st, err := f.look()
+	var stop func()
+	if err == nil {
+		ctx, cancel := context.WithTimeout(f.b.life, askTimeout)
+		f.mu.Lock()
+		if f.run != run {
+			f.mu.Unlock()
+			cancel()
+			return
+		}
+		f.epoch, f.head, f.ring, f.ringAfter, f.ringSize = st.Epoch, st.Last, nil, st.Last, 0
+		f.mu.Unlock()
+		f.config.Store(&s)
+		f.newest.Store(st.Last)
+		stop, err = f.b.backend.Tail(ctx, s, st.Last, &tailSink{f, run})
+		cancel()
+	}
+	f.mu.Lock()
+	stale := f.run != run
+	if !stale {
+		f.stop, f.err = stop, err
+		close(f.ready)
+	}
+	f.mu.Unlock()
+	switch {
+	case stale && stop != nil:
+		stop()
+	case err != nil && !stale:
+		f.b.dropFeed(f)
+	}
+}
+
+// look finds the stream and its state in the same epoch.
+func (f *feed) look() (Stream, State, error) {
+	t := f.b.table.Load()
+	for range 3 {
+		s, ok := t.streams[f.name]
+		if !ok {
+			break
+		}
+		st, err := f.askState()
+		if err == nil && st.Epoch == s.Epoch {
+			return s, st, nil
+		}
+		if err != nil && !errors.Is(err, ErrNotCaptured) {
+			return s, st, err
+		}
+		ctx, cancel := context.WithTimeout(f.b.life, askTimeout)
+		t, err = f.b.refresh.get(ctx)
+		cancel()
+		if err != nil {
+			return s, st, err
+		}
+	}
+	return Stream{}, State{}, ErrNotCaptured
+}
+
+func (f *feed) askState() (State, error) {
+	ctx, cancel := context.WithTimeout(f.b.life, askTimeout)
+	defer cancel()
+	st, err := f.b.backend.State(ctx, f.name)
+	return st, cause(ctx, err)
+}
+
+// follow learns how the stream is now; another epoch starts it anew.
+func (f *feed) follow(s Stream) {
+	f.mu.Lock()
+	old := f.config.Load()
+	if old == nil || s.Epoch == f.epoch {
+		if old != nil {
+			f.config.Store(&s)
+		}
+		f.mu.Unlock()
+		return
+	}
+	select {
+	case <-f.ready:
+	default: // it is starting and looks for itself
+		f.mu.Unlock()
+		return
+	}
+	f.run++
+	run, stop := f.run, f.stop
+	f.stop, f.ready, f.epoch = nil, make(chan struct{}), s.Epoch
+	for l := range f.legs {
+		l.rebase(s.Epoch)
+	}
+	f.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	go f.start(run)
+}
+
+// end stops the tail. The feed isn't used again.
+func (f *feed) end() {
+	f.mu.Lock()
+	f.run++
+	stop := f.stop
+	f.stop = nil
+	select {
+	case <-f.ready:
+	default:
+		f.err = ErrNotCaptured
+		close(f.ready)
+	}
+	f.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+}
+
+// tailSink receives one run of the tail.
+type tailSink struct {
+	f   *feed
+	run int
+}
+
+func (t *tailSink) Deliver(entries ...Entry) { t.f.deliver(t.run, entries) }
+func (t *tailSink) Lost()                    {}
+func (t *tailSink) End(error)                { t.f.b.Changed() }
+
+func (f *feed) deliver(run int, entries []Entry) {
+	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if run != f.run {
+		return
+	}
+	for _, e := range entries {
+		seq := e.Message.Cursor.Sequence()
+		if seq <= f.head {
+			continue
+		}
+		if e.Prev > f.head {
+			// Something is missing: each leg asks the store what and whether it matters.
+			f.ring, f.ringAfter, f.ringSize = nil, e.Prev, 0
+			for l := range f.legs {
+				l.fallBehind(f.head)
+			}
+		}
+		before := f.head
+		f.head = seq
+		f.newest.Store(seq)
+		f.remember(e.Message)
+		if !f.acceptable(e.Message) {
+			continue
+		}
+		f.matches = f.index.Match(e.Message.Subject, f.matches[:0])
+		for _, l := range f.matches {
+			l.push(e.Message, now, before)
+		}
+	}
+	if f.moved != nil {
+		close(f.moved)
+		f.moved = nil
+	}
+}
+
+// acceptable reports whether a message keeps the grammar; a foreign client may have stored one that doesn't.
+func (f *feed) acceptable(m *bus.Message) bool {
+	err := bus.CheckSubject(m.Subject)
+	if err == nil && m.Header != nil {
+		err = checkHeader(m.Header)
+	}
+	if err != nil && !f.reported {
+		f.reported = true
+		f.b.Report(bus.Problem{Err: fmt.Errorf("stream %s holds messages that break the grammar; they are skipped: %w", f.name, err), Cursor: m.Cursor})
+	}
+	return err == nil
+}
+
+func (f *feed) remember(m *bus.Message) {
+	f.ring = append(f.ring, m)
+	f.ringSize += messageSize(m)
+	for len(f.ring) > ringMsgs || f.ringSize > ringBytes {
+		f.ringAfter = f.ring[0].Cursor.Sequence()
+		f.ringSize -= messageSize(f.ring[0])
+		f.ring = f.ring[1:]
+	}
+}
+
+// messageSize is what a waiting message counts.
+func messageSize(m *bus.Message) int {
+	return len(m.Subject) + len(m.Data) + HeaderSize(m.Header)
+}
+
+// fromRing answers a query from the ring, if it reaches back far enough.
+func (f *feed) fromRing(epoch string, q Query) (Batch, bool) {
+	f.mu.Lock()
+	ring, after, head := f.ring, f.ringAfter, f.head
+	usable := f.epoch == epoch && q.After >= after
+	f.mu.Unlock()
+	if !usable {
+		return Batch{}, false
+	}
+	batch := Batch{Through: min(head, q.UpTo)}
+	i, _ := slices.BinarySearchFunc(ring, q.After+1, func(m *bus.Message, seq uint64) int {
+		switch s := m.Cursor.Sequence(); {
+		case s < seq:
+			return -1
+		case s > seq:
+			return 1
+		}
+		return 0
+	})
+	size := 0
+	for _, m := range ring[i:] {
+		seq := m.Cursor.Sequence()
+		if seq > q.UpTo {
+			break
+		}
+		if !bus.Match(q.Pattern, m.Subject) {
+			continue
+		}
+		if size += messageSize(m); len(batch.Messages) > 0 && (len(batch.Messages) == q.MaxMsgs || size > q.MaxBytes) {
+			batch.Through = batch.Messages[len(batch.Messages)-1].Cursor.Sequence()
+			return batch, true
+		}
+		batch.Messages = append(batch.Messages, m)
+	}
+	return batch, true
+}
+
+// read answers a query from the ring or the store. st is the state that the caller has just asked for.
+func (f *feed) read(ctx context.Context, st State, q Query) (Batch, error) {
+	s := *f.config.Load()
+	if st.Dense && s.Config.MaxMsgsPerSubject == 0 && q.After+1 >= st.First {
+		if batch, ok := f.fromRing(st.Epoch, q); ok {
+			// The ring's messages are shared with those who are live; a replayed one is its reader's own.
+			for i, m := range batch.Messages {
+				c := *m
+				batch.Messages[i] = &c
+			}
+			return batch, nil
+		}
+	}
+	release, err := f.slot(ctx)
+	if err != nil {
+		return Batch{}, err
+	}
+	defer release()
+	s.Epoch = st.Epoch
+	return f.b.backend.Read(ctx, s, q)
+}
+
+// slot waits for a place among the running reads.
+func (f *feed) slot(ctx context.Context) (release func(), err error) {
+	select {
+	case f.slots <- struct{}{}:
+		return func() { <-f.slots }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// reach returns when the feed has given everything up to seq to its legs.
+func (f *feed) reach(ctx context.Context, epoch string, seq uint64) error {
+	for {
+		f.mu.Lock()
+		if f.epoch != epoch || f.head >= seq {
+			f.mu.Unlock()
+			return nil
+		}
+		if f.moved == nil {
+			f.moved = make(chan struct{})
+		}
+		moved := f.moved
+		f.mu.Unlock()
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,211 @@
+package driver
+
+import (
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// state says where the messages of a captured leg come from.
+type state uint8
+
+const (
+	live    state = iota // from the queue
+	behind               // first what is queued, then reads from pos on
+	joining              // reads up to the place from which on the feed fills the queue
+)
+
+// leg is one source of a subscription: a stream, or everything that isn't captured.
+// All its fields are under the subscription's lock; methods without "Locked" take it.
+type leg struct {
+	sub      *subscription
+	feed     *feed     // nil: uncaptured
+	listener *listener // nil: captured
+
+	queue queue
+	open  int // how many of the queue a gate has released
+
+	state   state
+	epoch   string
+	pos     uint64 // behind, joining: complete up to here
+	from    uint64 // the feed pushes what is behind this
+	target  uint64 // the last sequence that was stored when Subscribe was called
+	joinAt  uint64
+	batch   []*bus.Message // read, not yet handed over
+	readAt  time.Time
+	fresh   bool // nothing of the batch has been handed over: the store has just said that it stands
+	holes   []Hole
+	known   State // of the stream; zero when it must be asked for
+	failing bool  // the last read failed, and that has been told
+
+	notices []error // to be told before the next message
+	dropped uint64  // not told yet
+	drainTo uint64  // while draining: captured: the last sequence; uncaptured: how many are left
+}
+
+// item is a waiting message.
+type item struct {
+	m  *bus.Message
+	at time.Time
+}
+
+// queue is a first-in first-out queue of messages that counts their bytes.
+type queue struct {
+	items []item // a ring
+	first int
+	len   int
+	bytes int
+}
+
+func (q *queue) push(it item) {
+	if q.len == len(q.items) {
+		grown := make([]item, max(8, 2*len(q.items)))
+		n := copy(grown, q.items[q.first:])
+		copy(grown[n:], q.items[:q.first])
+		q.items, q.first = grown, 0
+	}
+	q.items[(q.first+q.len)%len(q.items)] = it
+	q.len++
+	q.bytes += messageSize(it.m)
+}
+
+func (q *queue) peek() item { return q.items[q.first] }
+
+func (q *queue) pop() item {
+	it := q.items[q.first]
+	q.items[q.first] = item{}
+	q.first = (q.first + 1) % len(q.items)
+	q.len--
+	q.bytes -= messageSize(it.m)
+	if q.len == 0 && len(q.items) > 64 {
+		*q = queue{} // give the memory of a burst back
+	}
+	return it
+}
+
+func (q *queue) clear() { *q = queue{} }
+
+// push queues a message, if the leg takes from its queue. before is the feed's head before it.
+func (l *leg) push(m *bus.Message, now time.Time, before uint64) {
+	s := l.sub
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.draining && l.feed == nil {
+		return
+	}
+	if l.feed != nil {
+		if l.state == behind || m.Cursor.Sequence() <= l.from {
+			return
+		}
+		if l.full(m) {
+			l.fallBehindLocked(before)
+			s.startLocked()
+			return
+		}
+	}
+	for l.feed == nil && l.queue.len > 0 && l.full(m) {
+		l.queue.pop()
+		l.open = max(0, l.open-1)
+		l.dropped++
+		s.dropped.Add(1)
+	}
+	l.queue.push(item{m, now})
+	s.wakeLocked()
+}
+
+// full reports whether the queue has no place for m. What waits for a tick is bounded
+// more loosely than what waits for a handler.
+func (l *leg) full(m *bus.Message) bool {
+	if l.queue.len == 0 {
+		return false
+	}
+	factor := 1
+	if l.sub.ready != nil && l.open == 0 {
+		factor = 64
+	}
+	return l.queue.len-l.open >= factor*l.sub.maxMsgs || l.queue.bytes+messageSize(m) > factor*l.sub.maxBytes
+}
+
+// fallBehind makes the leg read on from the store behind head, once what it has is handed over.
+func (l *leg) fallBehind(head uint64) {
+	l.sub.mu.Lock()
+	defer l.sub.mu.Unlock()
+	if l.sub.ended {
+		return
+	}
+	l.fallBehindLocked(head)
+	l.sub.startLocked()
+}
+
+func (l *leg) fallBehindLocked(head uint64) {
+	switch l.state {
+	case live:
+		l.state, l.pos = behind, max(head, l.from)
+	case joining: // it still reads: what it has queued it will come to
+		l.state = behind
+		l.queue.clear()
+		l.open = 0
+	}
+	l.known = State{}
+}
+
+// reread forgets what the leg holds from seq on and lets the store decide.
+func (l *leg) rereadLocked(seq uint64) {
+	l.batch, l.holes = nil, nil
+	l.queue.clear()
+	l.open = 0
+	l.state, l.pos, l.known = behind, seq-1, State{}
+}
+
+// rebase starts the leg anew in another epoch of its stream.
+func (l *leg) rebase(epoch string) {
+	l.sub.mu.Lock()
+	defer l.sub.mu.Unlock()
+	if l.sub.ended {
+		return
+	}
+	last := l.sub.last
+	if last.Epoch() != l.epoch && l.pos > 0 {
+		last = bus.NewCursor(l.epoch, max(l.pos, l.from))
+	}
+	l.notices = append(l.notices, &bus.GapError{Stream: l.feed.name, After: last, Before: bus.NewCursor(epoch, 1)})
+	l.epoch = epoch
+	l.rereadLocked(1)
+	l.from, l.target = 0, 0
+	l.sub.startLocked()
+}
+
+// notice tells the subscription's hook before the next message.
+func (l *leg) notice(err error) {
+	l.sub.mu.Lock()
+	defer l.sub.mu.Unlock()
+	if !l.sub.ended {
+		l.notices = append(l.notices, err)
+		l.sub.startLocked()
+	}
+}
+
+// caughtUpLocked reports whether everything up to the target has been handed over.
+func (l *leg) caughtUpLocked() bool {
+	if l.feed == nil || l.target == 0 {
+		return true
+	}
+	if len(l.batch) > 0 || len(l.holes) > 0 {
+		return false
+	}
+	return l.state == live || l.pos >= l.target && l.queue.len == 0
+}
+
+// drainedLocked reports whether a draining leg has handed over what it must.
+func (l *leg) drainedLocked() bool {
+	if l.feed == nil {
+		return l.drainTo == 0 || l.queue.len == 0
+	}
+	if len(l.batch) > 0 {
+		return l.batch[0].Cursor.Sequence() > l.drainTo
+	}
+	if l.state == live || l.queue.len > 0 {
+		return l.queue.len == 0 || l.queue.peek().m.Cursor.Sequence() > l.drainTo
+	}
+	return l.pos >= l.drainTo
+}

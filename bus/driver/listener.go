@@ -1,0 +1,126 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// listener receives the uncaptured messages of one pattern for all legs that have it.
+type listener struct {
+	b       *Bus
+	pattern string
+	users   int // under b.mu
+
+	ready chan struct{} // closed when stop and err are set
+	stop  func()
+	err   error
+
+	mu       sync.Mutex // before any subscription's
+	legs     map[*leg]struct{}
+	reported bool
+}
+
+// acquireListener returns the listener of a pattern, listening, and counts its user until release.
+func (b *Bus) acquireListener(ctx context.Context, pattern string) (*listener, error) {
+	b.mu.Lock()
+	n := b.listeners[pattern]
+	if n == nil {
+		n = &listener{b: b, pattern: pattern, ready: make(chan struct{}), legs: map[*leg]struct{}{}}
+		b.listeners[pattern] = n
+		go n.start()
+	}
+	n.users++
+	b.mu.Unlock()
+	select {
+	case <-n.ready:
+		if n.err != nil {
+			b.releaseListener(n)
+			return nil, n.err
+		}
+		return n, nil
+	case <-ctx.Done():
+		b.releaseListener(n)
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (b *Bus) releaseListener(n *listener) {
+	b.mu.Lock()
+	n.users--
+	last := n.users == 0
+	if last && b.listeners[n.pattern] == n {
+		delete(b.listeners, n.pattern)
+	}
+	b.mu.Unlock()
+	if last {
+		n.end()
+	}
+}
+
+func (n *listener) start() {
+	ctx, cancel := context.WithTimeout(n.b.life, askTimeout)
+	defer cancel()
+	n.stop, n.err = n.b.backend.Listen(ctx, n.pattern, n)
+	if n.err != nil {
+		n.err = cause(ctx, n.err)
+		n.b.mu.Lock()
+		if n.b.listeners[n.pattern] == n {
+			delete(n.b.listeners, n.pattern)
+		}
+		n.b.mu.Unlock()
+	}
+	close(n.ready)
+}
+
+// end stops listening, when it has started.
+func (n *listener) end() {
+	<-n.ready
+	if n.stop != nil {
+		n.stop()
+	}
+}
+
+// Deliver implements Sink.
+func (n *listener) Deliver(entries ...Entry) {
+	now := time.Now()
+	t := n.b.table.Load()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, e := range entries {
+		// What a stream captures comes from the stream: this copy may be one that it refused.
+		if _, captured := t.captures(e.Message.Subject); captured || !n.acceptable(e.Message) {
+			continue
+		}
+		for l := range n.legs {
+			l.push(e.Message, now, 0)
+		}
+	}
+}
+
+func (n *listener) acceptable(m *bus.Message) bool {
+	err := bus.CheckSubject(m.Subject)
+	if err == nil && m.Header != nil {
+		err = checkHeader(m.Header)
+	}
+	if err != nil && !n.reported {
+		n.reported = true
+		n.b.Report(bus.Problem{Err: fmt.Errorf("messages that break the grammar are skipped: %w", err), Pattern: n.pattern})
+	}
+	return err == nil
+}
+
+// Lost implements Sink.
+func (n *listener) Lost() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for l := range n.legs {
+		l.notice(&bus.SlowError{})
+	}
+}
+
+// End implements Sink.
+func (n *listener) End(error) {}

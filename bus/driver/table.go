@@ -1,0 +1,85 @@
+package driver
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// table says what captures what. It is replaced, never modified.
+type table struct {
+	streams  map[string]Stream
+	subjects Index[string] // names of streams
+}
+
+func newTable(streams []Stream) *table {
+	t := &table{streams: make(map[string]Stream, len(streams))}
+	for _, s := range streams {
+		t.streams[s.Config.Name] = s
+		for _, subject := range s.Config.Subjects {
+			t.subjects.Add(subject, s.Config.Name)
+		}
+	}
+	return t
+}
+
+// captures returns the stream that captures a subject.
+func (t *table) captures(subject string) (Stream, bool) {
+	var buf [4]string
+	if names := t.subjects.Match(subject, buf[:0]); len(names) > 0 {
+		return t.streams[names[0]], true
+	}
+	return Stream{}, false
+}
+
+// route is how a pattern's messages arrive.
+type route struct {
+	streams  []string // those that it touches, sorted
+	captured bool     // one stream captures every subject that it can match
+}
+
+func (t *table) route(pattern string) route {
+	var r route
+	for name, s := range t.streams {
+		touches := false
+		for _, subject := range s.Config.Subjects {
+			touches = touches || Overlap(subject, pattern)
+			r.captured = r.captured || Covers(subject, pattern)
+		}
+		if touches {
+			r.streams = append(r.streams, name)
+		}
+	}
+	slices.Sort(r.streams)
+	return r
+}
+
+func (r route) equal(other route) bool {
+	return r.captured == other.captured && slices.Equal(r.streams, other.streams)
+}
+
+// String names the streams that a pattern touches.
+func (r route) String() string {
+	if len(r.streams) == 0 {
+		return "it touches no stream"
+	}
+	return "it touches " + strings.Join(r.streams, ", ")
+}
+
+// overlapping returns a stream other than cfg's that captures something that cfg does, and the two patterns.
+func (t *table) overlapping(cfg bus.StreamConfig) (name, theirs, ours string) {
+	for _, s := range t.streams {
+		if s.Config.Name == cfg.Name {
+			continue
+		}
+		for _, theirs := range s.Config.Subjects {
+			for _, ours := range cfg.Subjects {
+				if Overlap(theirs, ours) {
+					return s.Config.Name, theirs, ours
+				}
+			}
+		}
+	}
+	return "", "", ""
+}

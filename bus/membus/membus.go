@@ -1,0 +1,206 @@
+package membus
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+// maxPayload is the same as a NATS server's default, so that programs behave alike on both.
+const maxPayload = 1 << 20
+
+func init() {
+	bus.Register("mem", func(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error) {
+		if u.Opaque != "" || u.Host != "" || u.Path != "" {
+			return nil, fmt.Errorf("a bus in memory has no place: want mem: or mem:?tick=100ms")
+		}
+		params, err := driver.Params(u, "tick")
+		if err != nil {
+			return nil, err
+		}
+		var tick time.Duration
+		if text, ok := params["tick"]; ok {
+			if tick, err = time.ParseDuration(text); err != nil || tick < 0 || tick > 0 && tick < time.Millisecond {
+				return nil, fmt.Errorf("parameter %q is %q: want 0 or a duration from 1ms, such as 100ms", "tick", text)
+			}
+		}
+		return open(ctx, tick, o)
+	})
+}
+
+// Open returns a bus in memory whose messages are delivered at the next tick, or at once
+// if tick is 0. Close it to end its goroutines.
+func Open(tick time.Duration, opts ...bus.OpenOption) (bus.Bus, error) {
+	if tick < 0 || tick > 0 && tick < time.Millisecond {
+		return nil, fmt.Errorf("membus: open: a tick is 0 or at least 1ms, not %s", tick)
+	}
+	return open(context.Background(), tick, bus.NewOpenOptions(opts))
+}
+
+func open(ctx context.Context, tick time.Duration, o bus.OpenOptions) (bus.Bus, error) {
+	b := &backend{streams: map[string]*stream{}}
+	cfg := driver.Config{Logger: o.Logger, ErrorHook: o.ErrorHook}
+	if tick > 0 {
+		b.rooms = newRooms(tick)
+		cfg.Gate = func(pattern string, release func()) (ready, leave func()) {
+			m := b.rooms.join(pattern, release)
+			return m.room.markDirty, m.leave
+		}
+	}
+	return driver.New(ctx, b, cfg)
+}
+
+// backend keeps streams in memory and passes on what isn't captured.
+type backend struct {
+	rooms *rooms // nil: at once
+
+	mu      sync.Mutex // before any stream's
+	streams map[string]*stream
+
+	sinksMu sync.Mutex
+	sinks   driver.Index[*listening]
+	matches []*listening // scratch
+}
+
+type listening struct{ sink driver.Sink }
+
+func (b *backend) Limits() driver.Limits {
+	return driver.Limits{MaxPayload: maxPayload, StoredSize: storedSize}
+}
+
+func storedSize(subject string, header bus.Header, data []byte) int64 {
+	return int64(len(subject) + driver.HeaderSize(header) + len(data))
+}
+
+func (b *backend) Streams(context.Context) ([]driver.Stream, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	list := make([]driver.Stream, 0, len(b.streams))
+	for _, s := range b.streams {
+		s.mu.Lock()
+		list = append(list, driver.Stream{Config: s.cfg, Epoch: s.epoch})
+		s.mu.Unlock()
+	}
+	return list, nil
+}
+
+func (b *backend) Ensure(_ context.Context, cfg bus.StreamConfig) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.streams[cfg.Name]; s != nil {
+		s.update(cfg)
+		return nil
+	}
+	b.streams[cfg.Name] = newStream(cfg)
+	return nil
+}
+
+func (b *backend) stream(name string) (*stream, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.streams[name]; s != nil {
+		return s, nil
+	}
+	return nil, driver.ErrNotCaptured
+}
+
+func (b *backend) State(_ context.Context, name string) (driver.State, error) {
+	s, err := b.stream(name)
+	if err != nil {
+		return driver.State{}, err
+	}
+	return s.state(), nil
+}
+
+func (b *backend) Append(_ context.Context, s driver.Stream, p *driver.Publication) (driver.Ack, error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return driver.Ack{}, err
+	}
+	return st.append(p)
+}
+
+func (b *backend) Send(_ context.Context, p *driver.Publication) error {
+	e := driver.Entry{Message: newMessage(p)}
+	b.sinksMu.Lock()
+	defer b.sinksMu.Unlock()
+	b.matches = b.sinks.Match(p.Subject, b.matches[:0])
+	for _, l := range b.matches {
+		l.sink.Deliver(e)
+	}
+	return nil
+}
+
+// newMessage copies what is the caller's.
+func newMessage(p *driver.Publication) *bus.Message {
+	data := make([]byte, len(p.Data))
+	copy(data, p.Data)
+	return &bus.Message{Subject: p.Subject, Data: data[:len(data):len(data)], Header: p.Header.Clone()}
+}
+
+// Flush has nothing to wait for: sinks are called by Append and Send themselves.
+func (b *backend) Flush(context.Context) error { return nil }
+
+func (b *backend) Listen(_ context.Context, pattern string, sink driver.Sink) (stop func(), err error) {
+	l := &listening{sink}
+	b.sinksMu.Lock()
+	defer b.sinksMu.Unlock()
+	b.sinks.Add(pattern, l)
+	return func() {
+		b.sinksMu.Lock()
+		defer b.sinksMu.Unlock()
+		b.sinks.Remove(pattern, l)
+	}, nil
+}
+
+func (b *backend) Tail(_ context.Context, s driver.Stream, after uint64, sink driver.Sink) (stop func(), err error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return nil, err
+	}
+	return st.tail(after, sink), nil
+}
+
+func (b *backend) Read(_ context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return driver.Batch{}, err
+	}
+	return st.read(q), nil
+}
+
+func (b *backend) Seek(_ context.Context, s driver.Stream, q driver.Query) (uint64, error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return 0, err
+	}
+	return st.seek(q), nil
+}
+
+func (b *backend) LastPerSubject(_ context.Context, s driver.Stream, q driver.Query) ([]*bus.Message, error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return nil, err
+	}
+	return st.lastPerSubject(q), nil
+}
+
+// Interrupt has nothing to end: no call blocks.
+func (b *backend) Interrupt() {}
+
+func (b *backend) Close() error {
+	if b.rooms != nil {
+		b.rooms.stop()
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.streams {
+		s.close()
+	}
+	return nil
+}
