@@ -1,0 +1,352 @@
+package bustest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+var closeChecks = []Check{
+	{
+		Name: "AfterClose", Run: afterClose,
+		Rule:   "after Close every call is ErrClosed, before anything else that is wrong with it",
+		Origin: "Dapr's and watermill's suites pass a bus that publishes after Close",
+	},
+	{
+		Name: "CloseTwice", Run: closeTwice,
+		Rule: "Close is idempotent, and no call of it returns before the work is done",
+	},
+	{
+		Name: "CloseFence", Run: closeFence,
+		Rule:   "after Close has returned nil no handler is running or will run",
+		Origin: "watermill#568; dapr#9604",
+	},
+	{
+		Name: "CloseFlushes", Run: closeFlushes,
+		Rule:   "what was accepted before Close is delivered before it returns",
+		Origin: "watermill#235, #446",
+	},
+	{
+		Name: "CloseServesHandlers", Run: closeServesHandlers,
+		Rule: "while Close waits for them, handlers may still publish; others are refused",
+	},
+	{
+		Name: "CloseUnderFire", Run: closeUnderFire,
+		Rule:   "calls that meet Close return nil or ErrClosed, and nothing panics or hangs",
+		Origin: "nats.go#1882: send on closed channel; watermill#111, #317",
+	},
+	{
+		Name: "CloseStuckHandler", Run: closeStuckHandler,
+		Rule: "Close ends by its deadline and names the patterns whose handlers don't return, whose context it cancels",
+	},
+}
+
+func afterClose(c *C) {
+	b := c.Bus()
+	h := c.subscribe(b, c.subject("a"))
+	if err := b.Close(c.ctx); err != nil {
+		c.Errorf("Close: %v", err)
+	}
+	done, cancel := context.WithCancel(c.ctx)
+	cancel()
+	calls := map[string]func(ctx context.Context, subject string) error{
+		"Publish": func(ctx context.Context, subject string) error { return b.Publish(ctx, subject, []byte("late")) },
+		"Subscribe": func(ctx context.Context, subject string) error {
+			_, err := b.Subscribe(ctx, subject, h.handler())
+			return err
+		},
+		"EnsureStreams": func(ctx context.Context, subject string) error {
+			return b.EnsureStreams(ctx, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{subject}})
+		},
+	}
+	if l, ok := b.(bus.StreamLister); ok {
+		calls["Streams"] = func(ctx context.Context, _ string) error {
+			_, err := l.Streams(ctx)
+			return err
+		}
+	}
+	if l, ok := b.(bus.HealthChecker); ok {
+		calls["Health"] = func(ctx context.Context, _ string) error { return l.Health(ctx) }
+	}
+	for name, call := range calls {
+		for how, args := range map[string]struct {
+			ctx     context.Context
+			subject string
+		}{
+			"":                            {c.ctx, c.subject("a")},
+			" of a bad subject":           {c.ctx, "..*"},
+			" with a context that's done": {done, c.subject("a")},
+		} {
+			returned := make(chan error, 1)
+			c.start(func() { returned <- call(args.ctx, args.subject) })
+			if err := receive(c, returned, name+how+" after Close to return"); !errors.Is(err, bus.ErrClosed) {
+				c.Errorf("%s%s after Close: want ErrClosed, have %v", name, how, err)
+			}
+		}
+	}
+	receive(c, h.sub.Done(), "the subscription to end with the bus")
+	if err := h.sub.Err(); !errors.Is(err, bus.ErrClosed) {
+		c.Errorf("Err of the subscription: want ErrClosed, have %v", err)
+	}
+	c.judge(h, exactly())
+}
+
+func closeTwice(c *C) {
+	b := c.Bus()
+	h, open := c.block(b, "free")
+	var running atomic.Bool
+	running.Store(true)
+	var early atomic.Int32
+	ctx, cancel := context.WithTimeout(c.ctx, c.h.Settle+c.h.Patience)
+	defer cancel()
+	var dones []<-chan struct{}
+	for range 8 {
+		dones = append(dones, c.start(func() {
+			if err := b.Close(ctx); err != nil && !c.Failed() {
+				c.Errorf("Close: %v", err)
+			}
+			if running.Load() {
+				early.Add(1)
+			}
+		}))
+	}
+	c.settle()
+	running.Store(false)
+	open()
+	for _, done := range dones {
+		receive(c, done, "Close to return")
+	}
+	if n := early.Load(); n > 0 {
+		c.Errorf("%d of 8 calls of Close returned while a handler was running", n)
+	}
+	c.judge(h, exactly("blocks"))
+	if err := b.Close(c.ctx); err != nil {
+		c.Errorf("Close once more: %v", err)
+	}
+}
+
+func closeFence(c *C) {
+	// A running handler: Close must wait for it.
+	b := c.Bus()
+	gate, open := c.gate()
+	inside := make(chan struct{}, 1)
+	h := &history{name: "a handler that runs while the bus is closed"}
+	c.subscribeFunc(b, c.subject("a"), func(_ context.Context, m *bus.Message) error {
+		h.message(m)
+		inside <- struct{}{}
+		<-gate
+		h.add(event{kind: returned, text: string(m.Data)})
+		return nil
+	})
+	c.publish(b, c.subject("a"), "runs")
+	receive(c, inside, "the handler to be called")
+	ctx, cancel := context.WithTimeout(c.ctx, c.h.Settle+c.h.Patience)
+	defer cancel()
+	done := c.start(func() {
+		if err := b.Close(ctx); err != nil && !c.Failed() {
+			c.Errorf("Close: %v", err)
+		}
+		h.mark("Close has returned")
+	})
+	c.settle()
+	open()
+	receive(c, done, "Close to return")
+	c.judge(h, fenced("Close has returned"))
+
+	// Messages on their way: none must start a handler afterwards.
+	b = c.Bus()
+	c.kinds(b, func(string) {})
+	fired := &history{name: "all subjects"}
+	for _, root := range []string{"free", "held"} {
+		c.subscribeFunc(b, c.subject(root+".*"), func(_ context.Context, m *bus.Message) error {
+			fired.message(m)
+			runtime.Gosched()
+			return nil
+		}, wide)
+	}
+	fire := c.start(func() {
+		for i := 1; ; i++ {
+			for _, root := range []string{"free", "held"} {
+				if err := b.Publish(c.ctx, c.subject(root+".a"), []byte(numbered("p", i))); err != nil {
+					return
+				}
+			}
+			if i%20 == 0 { // in a bubble a tick comes only when everybody waits
+				breath := time.NewTimer(time.Millisecond)
+				<-breath.C
+			}
+		}
+	})
+	c.await(fired, "a first message", func(e event) bool { return e.kind == delivered })
+	c.close(b)
+	fired.mark("Close has returned")
+	receive(c, fire, "Publish to be refused")
+	c.settle()
+	c.judge(fired, func(events []event) *fault {
+		at := slices.IndexFunc(events, func(e event) bool { return e.kind == mark })
+		if at+1 < len(events) {
+			return &fault{at + 1, "a handler was called after Close had returned"}
+		}
+		return nil
+	})
+}
+
+func closeFlushes(c *C) {
+	b := c.Bus()
+	n := 300
+	roots := map[string]*history{}
+	c.kinds(b, func(root string) {
+		h := &history{name: root}
+		roots[root] = h
+		c.subscribeFunc(b, c.subject(root+".a"), func(_ context.Context, m *bus.Message) error {
+			runtime.Gosched()
+			h.message(m)
+			return nil
+		}, wide)
+	})
+	for _, text := range sequence("p", 1, n) {
+		for root := range roots {
+			c.publish(b, c.subject(root+".a"), text)
+		}
+	}
+	if err := b.Close(c.ctx); err != nil {
+		c.Errorf("Close: %v", err)
+	}
+	for _, h := range roots {
+		c.judge(h, exactly(sequence("p", 1, n)...))
+	}
+}
+
+func closeServesHandlers(c *C) {
+	b := c.Bus()
+	gate, open := c.gate()
+	inside := make(chan struct{}, 1)
+	c.subscribeFunc(b, c.subject("a"), func(ctx context.Context, m *bus.Message) error {
+		inside <- struct{}{}
+		<-gate
+		if err := b.Publish(ctx, c.subject("b"), []byte("from a handler")); err != nil {
+			c.Errorf("Publish in a handler while Close waits for it: %v", err)
+		}
+		return nil
+	})
+	c.publish(b, c.subject("a"), "x")
+	receive(c, inside, "the handler to be called")
+	done := c.start(func() {
+		if err := b.Close(c.ctx); err != nil {
+			c.Errorf("Close: %v", err)
+		}
+	})
+	for deadline := time.Now().Add(c.h.Patience); ; {
+		err := b.Publish(c.ctx, c.subject("c"), nil)
+		if errors.Is(err, bus.ErrClosed) {
+			break // Close has begun
+		}
+		if err != nil || time.Now().After(deadline) {
+			c.Fatalf("Publish while Close waits: want ErrClosed, have %v", err)
+		}
+		retry := time.NewTimer(time.Millisecond)
+		<-retry.C
+	}
+	open()
+	receive(c, done, "Close to return")
+}
+
+func closeUnderFire(c *C) {
+	b := c.Bus()
+	c.kinds(b, func(string) {})
+	const callers = 32
+	var calls atomic.Int32
+	begun := make(chan struct{}, callers)
+	var dones []<-chan struct{}
+	for i := range callers {
+		dones = append(dones, c.start(func() {
+			for n := 0; ; n++ {
+				err := c.fire(b, i+n)
+				calls.Add(1)
+				if n == 3 {
+					begun <- struct{}{}
+				}
+				if errors.Is(err, bus.ErrClosed) {
+					return
+				}
+				if err != nil {
+					c.Errorf("a call that meets Close: want nil or ErrClosed, have %v", err)
+					begun <- struct{}{}
+					return
+				}
+				runtime.Gosched()
+			}
+		}))
+	}
+	for range callers / 2 {
+		receive(c, begun, "callers to begin")
+	}
+	if err := b.Close(c.ctx); err != nil {
+		c.Errorf("Close: %v", err)
+	}
+	for _, done := range dones {
+		receive(c, done, "a call that meets Close to return")
+	}
+}
+
+// fire makes one of the calls that a bus has.
+func (c *C) fire(b bus.Bus, n int) error {
+	root := []string{"free", "held"}[n/8%2]
+	switch n % 8 {
+	case 0:
+		sub, err := b.Subscribe(c.ctx, c.subject(root+".*"), func(context.Context, *bus.Message) error { return nil })
+		if err != nil {
+			return err
+		}
+		return sub.Unsubscribe(c.ctx)
+	case 1:
+		if c.h.claims(Streams) {
+			return b.EnsureStreams(c.ctx, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}})
+		}
+	case 2:
+		if c.h.claims(Streams) {
+			_, err := b.Subscribe(c.ctx, c.subject("held.*"), func(context.Context, *bus.Message) error { return nil }, bus.Last(3))
+			return err
+		}
+	}
+	return b.Publish(c.ctx, c.subject(root+".a"), []byte(fmt.Sprint(n)))
+}
+
+func closeStuckHandler(c *C) {
+	b, err := c.h.Open(c.env()) // its last Close may fail, so c.Bus isn't for it
+	if err != nil {
+		c.Fatalf("Open: %v", err)
+	}
+	gate, open := c.gate()
+	inside, cancelled := make(chan struct{}, 1), make(chan struct{})
+	sub := c.subscribeFunc(b, c.subject("stuck.*"), func(ctx context.Context, m *bus.Message) error {
+		inside <- struct{}{}
+		select {
+		case <-ctx.Done():
+			close(cancelled)
+		case <-gate:
+		}
+		<-gate
+		return nil
+	})
+	c.publish(b, c.subject("stuck.a"), "x")
+	receive(c, inside, "the handler to be called")
+	ctx, cancel := context.WithTimeout(c.ctx, min(c.h.Settle, time.Second))
+	defer cancel()
+	returned := make(chan error, 1)
+	c.start(func() { returned <- b.Close(ctx) })
+	err = receive(c, returned, "Close to end by its deadline")
+	if !errors.Is(err, bus.ErrHandlersRunning) || !strings.Contains(fmt.Sprint(err), c.subject("stuck.*")) {
+		c.Errorf("Close: want ErrHandlersRunning that names %q, have %v", c.subject("stuck.*"), err)
+	}
+	receive(c, cancelled, "the stuck handler's context to be cancelled")
+	open()
+	receive(c, sub.Done(), "Done to close when the handler returns")
+}

@@ -1,0 +1,267 @@
+package bustest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing/synctest"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+var deliveryChecks = []Check{
+	{
+		Name: "ReadyOnReturn", Run: readyOnReturn,
+		Rule:   "what is published after Subscribe has returned is delivered, without a sleep",
+		Origin: "tests of other buses sleep here",
+	},
+	{
+		Name: "FanOut", Run: fanOut,
+		Rule: "each subscription gets each message once, also with the same pattern and handler",
+	},
+	{
+		Name: "NoSurplus", Run: noSurplus,
+		Rule: "nothing arrives that was not published",
+	},
+	{
+		Name: "HeadersRoundTrip", Run: headersRoundTrip, Needs: []Ability{Headers},
+		Rule: "headers arrive with the case of their keys and the order of their values",
+	},
+	{
+		Name: "BadHeader", Run: badHeader, Needs: []Ability{Headers},
+		Rule: "a header that breaks the grammar is ErrBadHeader and nothing is published",
+	},
+	{
+		Name: "MaxPayload", Run: maxPayload, Needs: []Ability{PayloadLimit},
+		Rule: "data of exactly the limit arrives, one byte more is ErrTooLarge and goes nowhere",
+	},
+	{
+		Name: "DoneContext", Run: doneContext,
+		Rule:   "a call with a context that is done returns its error and does nothing",
+		Origin: "Go CDK's suite passes a driver that ignores contexts",
+	},
+	{
+		Name: "Tick", Run: tick, Needs: []Ability{Ticking},
+		Rule: "a ticking backend hands over everything that waits at its tick and nothing before",
+	},
+	{
+		Name: "GroupShares", Run: groupShares, Needs: []Ability{Groups},
+		Rule: "each message goes to one subscription of a group, and to every one outside of it",
+	},
+}
+
+func readyOnReturn(c *C) {
+	b := c.Bus()
+	kinds := []string{"free"}
+	if c.h.claims(Streams) {
+		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}})
+		kinds = append(kinds, "held")
+	}
+	for _, kind := range kinds {
+		for i := range 10 {
+			subject := c.subject(fmt.Sprintf("%s.%d", kind, i))
+			h := c.subscribe(b, subject)
+			c.together(2, "Publish", func(p int) {
+				if err := b.Publish(c.ctx, subject, []byte(numbered("p", p))); err != nil {
+					c.Errorf("Publish: %v", err)
+				}
+			})
+			c.awaitText(h, numbered("p", 0))
+			c.awaitText(h, numbered("p", 1))
+		}
+	}
+}
+
+func fanOut(c *C) {
+	b := c.Bus()
+	const n = 20
+	var histories []*history
+	for range n {
+		histories = append(histories, c.subscribe(b, c.subject("a"), wide))
+	}
+	// One handler, two subscriptions.
+	twice := &history{name: "the handler that is subscribed twice"}
+	handler := twice.handler()
+	c.subscribeFunc(b, c.subject("a"), handler, wide)
+	c.subscribeFunc(b, c.subject("a"), handler, wide)
+	want := append(sequence("p", 1, 50), "end")
+	for _, text := range want {
+		c.publish(b, c.subject("a"), text)
+	}
+	for _, h := range histories {
+		c.awaitText(h, "end")
+		c.judge(h, exactly(want...))
+	}
+	ends := 0
+	c.await(twice, "the last message, twice", func(e event) bool {
+		if e.text == "end" {
+			ends++
+		}
+		return ends == 2
+	})
+	count := map[string]int{}
+	for _, e := range twice.all() {
+		count[e.text]++
+	}
+	for _, text := range want {
+		if count[text] != 2 {
+			c.Errorf("%q was delivered %d times to two subscriptions", text, count[text])
+		}
+	}
+}
+
+func noSurplus(c *C) {
+	b := c.Bus()
+	h := c.subscribe(b, c.subject("a"))
+	other := c.subscribe(b, c.subject("b"))
+	want := append(sequence("p", 1, 20), "end")
+	for _, text := range want {
+		c.publish(b, c.subject("a"), text)
+	}
+	var held *history
+	if c.h.claims(Streams) {
+		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held")}})
+		held = c.subscribe(b, c.subject("held"), bus.All())
+		for _, text := range want {
+			c.publish(b, c.subject("held"), text)
+		}
+		c.awaitText(held, "end")
+	}
+	c.awaitText(h, "end")
+	c.settle()
+	c.judge(h, exactly(want...), quiet)
+	c.judge(other, exactly(), quiet)
+	if held != nil {
+		c.judge(held, exactly(want...), quiet)
+	}
+}
+
+func headersRoundTrip(c *C) {
+	b := c.Bus()
+	want := bus.Header{"x-lower": {"1"}, "X-Upper": {"2", "", "zwei, drei"}, "Tok!#$%&'*+.^_`|~9": {"ünï"}}
+	kinds := []string{"free"}
+	if c.h.claims(Streams) {
+		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held")}})
+		kinds = append(kinds, "held")
+	}
+	for _, kind := range kinds {
+		h := c.subscribe(b, c.subject(kind))
+		var opts []bus.PublishOption
+		for k, values := range want {
+			opts = append(opts, bus.WithHeader(k, values...))
+		}
+		c.publish(b, c.subject(kind), "with", opts...)
+		c.publish(b, c.subject(kind), "without")
+		with, without := c.awaitText(h, "with").msg, c.awaitText(h, "without").msg
+		if len(with.Header) != len(want) {
+			c.Errorf("%s: %d keys became %d: %q", kind, len(want), len(with.Header), with.Header)
+		}
+		for k, values := range want {
+			if !slices.Equal(with.Header[k], values) {
+				c.Errorf("%s: header %q: want %q, have %q", kind, k, values, with.Header[k])
+			}
+		}
+		if without.Header != nil {
+			c.Errorf("%s: a message without headers got %q", kind, without.Header)
+		}
+	}
+}
+
+func badHeader(c *C) {
+	b := c.Bus()
+	h := c.subscribe(b, c.subject("a"))
+	for _, kv := range [][2]string{{"", "v"}, {"a b", "v"}, {"a:b", "v"}, {"ä", "v"}, {"Nats-Msg-Id", "v"}, {"k", "a\nb"}, {"k", "a\rb"}, {"k", "a\x00b"}, {"k", " a"}, {"k", "a\t"}} {
+		err := b.Publish(c.ctx, c.subject("a"), []byte("bad"), bus.WithHeader(kv[0], kv[1]))
+		if !errors.Is(err, bus.ErrBadHeader) {
+			c.Errorf("Publish with header %q: %q: want ErrBadHeader, have %v", kv[0], kv[1], err)
+		}
+	}
+	c.publish(b, c.subject("a"), "end")
+	c.awaitText(h, "end")
+	c.judge(h, exactly("end"))
+}
+
+func maxPayload(c *C) {
+	b := c.Bus()
+	h := c.subscribe(b, c.subject("a"), bus.Buffer(16, 3*c.h.MaxPayload))
+	whole := string(make([]byte, c.h.MaxPayload))
+	c.publish(b, c.subject("a"), whole)
+	if err := b.Publish(c.ctx, c.subject("a"), make([]byte, c.h.MaxPayload+1)); !errors.Is(err, bus.ErrTooLarge) {
+		c.Errorf("Publish of %d bytes: want ErrTooLarge, have %v", c.h.MaxPayload+1, err)
+	}
+	c.publish(b, c.subject("a"), "end")
+	c.awaitText(h, "end")
+	c.judge(h, exactly(whole, "end"))
+}
+
+func doneContext(c *C) {
+	b := c.Bus()
+	h := c.subscribe(b, c.subject("a"))
+	ctx, cancel := context.WithCancel(c.ctx)
+	cancel()
+	if err := b.Publish(ctx, c.subject("a"), []byte("late")); !errors.Is(err, context.Canceled) {
+		c.Errorf("Publish: want context.Canceled, have %v", err)
+	}
+	late := &history{name: "the refused subscription"}
+	if _, err := b.Subscribe(ctx, c.subject("a"), late.handler()); !errors.Is(err, context.Canceled) {
+		c.Errorf("Subscribe: want context.Canceled, have %v", err)
+	}
+	if c.h.claims(Streams) {
+		err := b.EnsureStreams(ctx, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("s")}})
+		if !errors.Is(err, context.Canceled) {
+			c.Errorf("EnsureStreams: want context.Canceled, have %v", err)
+		}
+		if err := b.Publish(c.ctx, c.subject("s"), nil, bus.ExpectNone()); !errors.Is(err, bus.ErrNoStream) {
+			c.Errorf("the refused stream was created: want ErrNoStream, have %v", err)
+		}
+	}
+	c.publish(b, c.subject("a"), "end")
+	c.awaitText(h, "end")
+	c.judge(h, exactly("end"))
+	c.judge(late, exactly())
+}
+
+func tick(c *C) {
+	b := c.Bus()
+	h := c.subscribe(b, c.subject("a"))
+	began := time.Now()
+	want := sequence("p", 1, 5)
+	for _, text := range want {
+		c.publish(b, c.subject("a"), text)
+	}
+	if c.h.Bubble {
+		// Only here is it certain that no tick has passed meanwhile.
+		synctest.Wait()
+		c.judge(h, exactly())
+	}
+	c.awaitText(h, want[4])
+	if waited := time.Since(began); c.h.Bubble && waited > c.h.Tick {
+		c.Errorf("the messages came after %v, a tick is %v", waited, c.h.Tick)
+	}
+	c.judge(h, exactly(want...))
+}
+
+func groupShares(c *C) {
+	b := c.Bus()
+	const members, n = 3, 300
+	all := &history{name: "the group"}
+	for range members {
+		c.subscribeFunc(b, c.subject("*"), all.handler(), bus.Group("g"), wide)
+	}
+	outside := c.subscribe(b, c.subject("a"), wide)
+	want := sequence("p", 1, n)
+	for _, text := range want {
+		c.publish(b, c.subject("a"), text)
+	}
+	c.awaitText(outside, want[n-1])
+	got := map[string]bool{}
+	c.await(all, "every message in the group", func(e event) bool {
+		got[e.text] = true
+		return len(got) == n
+	})
+	c.settle()
+	c.judge(all, complete(want...), unique)
+	c.judge(outside, exactly(want...))
+}

@@ -1,0 +1,62 @@
+package bustest
+
+import (
+	"strings"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+var errorChecks = []Check{
+	{
+		Name: "ErrorText", Run: errorText,
+		Rule: "an error names the operation and the subject, and never the payload",
+	},
+}
+
+func errorText(c *C) {
+	const secret = "s3cr3t-payload"
+	e := c.env()
+	b := c.open(e)
+	check := func(what, op, subject string, err error) {
+		if err == nil {
+			c.Errorf("%s: no error", what)
+			return
+		}
+		text := err.Error()
+		if !strings.Contains(strings.ToLower(text), op) || !strings.Contains(text, subject) {
+			c.Errorf("%s: the error names not both %q and %q: %s", what, op, subject, text)
+		}
+		if strings.Contains(text, secret) {
+			c.Errorf("%s: the error holds the payload: %s", what, text)
+		}
+	}
+	publish := func(subject string, opts ...bus.PublishOption) error {
+		return b.Publish(c.ctx, subject, []byte(secret), opts...)
+	}
+	subscribe := func(pattern string, opts ...bus.SubscribeOption) error {
+		_, err := b.Subscribe(c.ctx, pattern, (&history{}).handler(), opts...)
+		return err
+	}
+	bad := c.subject("a.*.b*")
+	check("Publish on a bad subject", "publish", bad, publish(bad))
+	check("Subscribe to a bad pattern", "subscribe", bad, subscribe(bad))
+	free := c.subject("free")
+	check("an option that needs a stream", "publish", free, publish(free, bus.ExpectNone()))
+	check("a start that needs a stream", "subscribe", free, subscribe(free, bus.All()))
+	if c.h.claims(Headers) {
+		check("a bad header", "publish", free, publish(free, bus.WithHeader("a b", "v")))
+	}
+	if c.h.claims(Streams) {
+		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}})
+		held := c.subject("a")
+		if err := publish(held); err != nil {
+			c.Fatalf("Publish: %v", err)
+		}
+		check("a conflict", "publish", held, publish(held, bus.ExpectNone()))
+	}
+	if err := b.Close(c.ctx); err != nil {
+		c.Errorf("Close: %v", err)
+	}
+	check("Publish after Close", "publish", free, publish(free))
+	check("Subscribe after Close", "subscribe", free, subscribe(free))
+}

@@ -1,0 +1,150 @@
+package bustest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+var gapChecks = []Check{
+	{
+		Name: "LiveGapTold", Run: liveGapTold, Needs: []Ability{Streams},
+		Rule:   "what limits discard before its turn is told as ErrGap before the next message, and the newest is delivered",
+		Origin: "a prompt consumer of a stream with MaxMsgs=1000 got 10,285 of 20,000 messages and no word",
+	},
+	{
+		Name: "TrimDuringReplay", Run: trimDuringReplay, Needs: []Ability{Streams},
+		Rule: "what limits discard during a replay is told as ErrGap, and nothing that is still stored is skipped",
+	},
+	{
+		Name: "ResumeGapTold", Run: resumeGapTold, Needs: []Ability{Streams},
+		Rule: "a resume after a cursor behind which messages are gone is ErrGap, then what is left",
+	},
+	{
+		Name: "NewestOfSubject", Run: newestOfSubject, Needs: []Ability{Streams},
+		Rule: "a limit per subject never costs a subscription the newest message of a subject",
+	},
+}
+
+func liveGapTold(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}, MaxMsgs: 10})
+	h, open := c.block(b, "held", bus.Buffer(2, 1<<20))
+	cursors := []bus.Cursor{c.firstCursor(h)}
+	want := sequence("p", 1, 100)
+	for _, text := range want {
+		cursors = append(cursors, c.store(b, c.subject("held.a"), text))
+	}
+	open()
+	c.awaitText(h, want[len(want)-1])
+	c.judge(h, accountedFor(cursors), unique)
+
+	// The same for a handler that is prompt, under more than one publisher.
+	prompt := c.subscribe(b, c.subject("held.b"))
+	var mu sync.Mutex
+	stored := map[bus.Cursor]bool{}
+	c.together(4, "Publish", func(p int) {
+		for _, text := range sequence(string(rune('A'+p)), 1, 100) {
+			cursor := c.store(b, c.subject("held.b"), text)
+			mu.Lock()
+			stored[cursor] = true
+			mu.Unlock()
+		}
+	})
+	end := c.store(b, c.subject("held.b"), "end")
+	c.awaitText(prompt, "end")
+	stored[end] = true
+	c.judge(prompt, accountedFor(inOrder(stored)), unique)
+}
+
+// firstCursor is where the message stands that blocks a handler.
+func (c *C) firstCursor(h *history) bus.Cursor { return c.awaitText(h, "blocks").cursor }
+
+func trimDuringReplay(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}, MaxMsgs: 20})
+	var cursors []bus.Cursor
+	for _, text := range sequence("p", 1, 20) {
+		cursors = append(cursors, c.store(b, c.subject("a"), text))
+	}
+	h := &history{name: "a, replayed while it is trimmed"}
+	step := make(chan struct{})
+	c.subscribeFunc(b, c.subject("a"), func(_ context.Context, m *bus.Message) error {
+		h.message(m)
+		select {
+		case <-step:
+		case <-c.ctx.Done():
+		}
+		return nil
+	}, bus.All(), bus.Background(), bus.Buffer(3, 1<<20), bus.OnError(h.hook()))
+	next := 21
+	for range 4 {
+		for _, text := range sequence("p", next, next+14) {
+			cursors = append(cursors, c.store(b, c.subject("a"), text))
+		}
+		next += 15
+		for range 3 {
+			receive(c, c.start(func() {
+				select {
+				case step <- struct{}{}:
+				case <-c.ctx.Done():
+				}
+			}), "the handler to be called again")
+		}
+	}
+	last := numbered("p", next-1)
+	done := c.start(func() { c.awaitText(h, last) })
+	for handled := false; !handled; {
+		select {
+		case step <- struct{}{}:
+		case <-done:
+			handled = true
+		}
+	}
+	c.judge(h, accountedFor(cursors), ordered, unique)
+	// What the stream still holds can't have been skipped: the last ones were never trimmed.
+	c.judge(h, complete(sequence("p", next-20, next-1)...))
+}
+
+func resumeGapTold(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}, MaxMsgs: 10})
+	var cursors []bus.Cursor
+	for _, text := range sequence("p", 1, 30) {
+		cursors = append(cursors, c.store(b, c.subject("a"), text))
+	}
+	h := c.subscribe(b, c.subject("a"), bus.After(cursors[4]))
+	h.name = "a, after message 5 of 30, of which 10 are left"
+	e := c.awaitText(h, numbered("p", 30))
+	c.judge(h, exactly(sequence("p", 21, 30)...), accountedFor(cursors[5:]))
+	if e.cursor != cursors[29] {
+		c.Errorf("the last message stands at %s, it was stored at %s", e.cursor, cursors[29])
+	}
+	whole := c.subscribe(b, c.subject("a"), bus.After(cursors[19]))
+	whole.name = "a, after message 20 of 30, behind which nothing is gone"
+	c.judge(whole, exactly(sequence("p", 21, 30)...))
+}
+
+func newestOfSubject(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}, MaxMsgsPerSubject: 1})
+	h, open := c.block(b, "held", bus.Buffer(2, 1<<20))
+	all := &history{name: "held.*"}
+	c.subscribeFunc(b, c.subject("held.*"), all.handler(), bus.Buffer(2, 1<<20))
+	for i, text := range sequence("p", 1, 100) {
+		c.publish(b, c.subject("held."+[]string{"a", "b"}[i%2]), text)
+	}
+	c.publish(b, c.subject("held.c"), "end")
+	open()
+	c.awaitText(h, numbered("p", 99)) // the newest of held.a
+	c.awaitText(all, "end")
+	for _, h := range []*history{h, all} {
+		c.judge(h, ordered, unique, inStreamOrder)
+	}
+	c.judge(all, complete(numbered("p", 99), numbered("p", 100), "end"))
+	late := c.subscribe(b, c.subject("held.>"), bus.All())
+	late.name = fmt.Sprintf("%s, which holds one message of each subject", c.stream("S"))
+	c.judge(late, exactly(numbered("p", 99), numbered("p", 100), "end"))
+}

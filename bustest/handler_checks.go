@@ -1,0 +1,221 @@
+package bustest
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+var handlerChecks = []Check{
+	{
+		Name: "PanicContained", Run: panicContained,
+		Rule: "a handler that panics ends neither the process nor its subscription; the hook is told with subject and stack",
+	},
+	{
+		Name: "HandlerError", Run: handlerError,
+		Rule: "a handler's error goes to the error hook of its subscription, or else of the bus, and the next message comes",
+	},
+	{
+		Name: "HookHarmsNobody", Run: hookHarmsNobody,
+		Rule: "a hook that panics harms nobody",
+	},
+	{
+		Name: "PublishInHandler", Run: publishInHandler,
+		Rule: "publishing from inside a handler works",
+	},
+	{
+		Name: "SubscribeInHandler", Run: subscribeInHandler,
+		Rule: "subscribing from inside a handler works, and the next message is delivered",
+	},
+	{
+		Name: "UnsubscribeInHandler", Run: unsubscribeInHandler,
+		Rule: "Unsubscribe in a handler never waits, and its handler isn't called again",
+	},
+	{
+		Name: "CloseInHandler", Run: closeInHandler,
+		Rule: "Close in a handler never waits, and everything ends",
+	},
+}
+
+func panicContained(c *C) {
+	e := c.env()
+	b := c.open(e)
+	own, none := &history{name: "with a hook"}, &history{name: "without a hook"}
+	faulty := func(h *history) bus.Handler {
+		return func(_ context.Context, m *bus.Message) error {
+			h.message(m)
+			if string(m.Data) == numbered("p", 2) {
+				panic("on purpose")
+			}
+			return nil
+		}
+	}
+	c.subscribeFunc(b, c.subject("a"), faulty(own), bus.OnError(own.hook()))
+	c.subscribeFunc(b, c.subject("a"), faulty(none))
+	other := c.subscribe(b, c.subject("a"))
+	want := sequence("p", 1, 4)
+	for _, text := range want {
+		c.publish(b, c.subject("a"), text)
+	}
+	for _, h := range []*history{own, none, other} {
+		c.awaitText(h, want[3])
+		c.judge(h, exactly(want...))
+	}
+	c.judge(other, quiet)
+	for _, h := range []*history{own, e.problems} {
+		p := c.awaitProblem(h, bus.ErrPanic).problem
+		if p.Subject != c.subject("a") || p.Pattern != c.subject("a") {
+			c.Errorf("%s: the problem has pattern %q and subject %q", h.name, p.Pattern, p.Subject)
+		}
+		if !strings.Contains(string(p.Stack), "panicContained") {
+			c.Errorf("%s: the stack of the panic doesn't show the handler:\n%s", h.name, p.Stack)
+		}
+	}
+}
+
+func handlerError(c *C) {
+	e := c.env()
+	b := c.open(e)
+	fault := errors.New("on purpose")
+	own, none := &history{name: "with a hook"}, &history{name: "without a hook"}
+	failing := func(h *history) bus.Handler {
+		return func(_ context.Context, m *bus.Message) error {
+			h.message(m)
+			if string(m.Data) == numbered("p", 2) {
+				return fault
+			}
+			return nil
+		}
+	}
+	c.subscribeFunc(b, c.subject("a"), failing(own), bus.OnError(own.hook()))
+	c.subscribeFunc(b, c.subject("a"), failing(none))
+	want := sequence("p", 1, 3)
+	for _, text := range want {
+		c.publish(b, c.subject("a"), text)
+	}
+	for _, h := range []*history{own, none} {
+		c.awaitText(h, want[2])
+		c.judge(h, exactly(want...))
+	}
+	for _, h := range []*history{own, e.problems} {
+		if p := c.awaitProblem(h, fault).problem; p.Subject != c.subject("a") {
+			c.Errorf("%s: the problem has subject %q", h.name, p.Subject)
+		}
+	}
+}
+
+func hookHarmsNobody(c *C) {
+	b := c.Bus()
+	h := &history{name: "with a hook that panics"}
+	c.subscribeFunc(b, c.subject("a"), func(_ context.Context, m *bus.Message) error {
+		h.message(m)
+		return errors.New("on purpose")
+	}, bus.OnError(func(bus.Problem) { panic("in the hook, on purpose") }))
+	want := sequence("p", 1, 5)
+	for _, text := range want {
+		c.publish(b, c.subject("a"), text)
+	}
+	c.awaitText(h, want[4])
+	c.judge(h, exactly(want...))
+}
+
+func publishInHandler(c *C) {
+	b := c.Bus()
+	depth := 1000
+	if c.h.Tick > 0 {
+		depth = 20 // each step waits for a tick
+	}
+	c.kinds(b, func(root string) {
+		h := &history{name: root}
+		c.subscribeFunc(b, c.subject(root+".a"), func(ctx context.Context, m *bus.Message) error {
+			h.message(m)
+			n, err := strconv.Atoi(string(m.Data))
+			if err != nil || n == depth {
+				return err
+			}
+			if err := b.Publish(ctx, c.subject(root+".a"), []byte(strconv.Itoa(n+1))); err != nil {
+				c.Errorf("Publish in a handler: %v", err)
+			}
+			return nil
+		})
+		c.publish(b, c.subject(root+".a"), "1")
+		c.awaitText(h, strconv.Itoa(depth))
+	})
+}
+
+func subscribeInHandler(c *C) {
+	b := c.Bus()
+	c.kinds(b, func(root string) {
+		inner := &history{name: root + ", subscribed in a handler"}
+		subscribed := make(chan error, 1)
+		c.subscribeFunc(b, c.subject(root+".a"), func(ctx context.Context, m *bus.Message) error {
+			opts := []bus.SubscribeOption{wide}
+			if root == "held" {
+				opts = append(opts, bus.All()) // whose replay must not be waited for here
+			}
+			_, err := b.Subscribe(ctx, c.subject(root+".*"), inner.handler(), opts...)
+			subscribed <- err
+			return nil
+		})
+		c.publish(b, c.subject(root+".a"), "the first")
+		if err := receive(c, subscribed, "Subscribe in a handler to return"); err != nil {
+			c.Fatalf("Subscribe in a handler: %v", err)
+		}
+		c.publish(b, c.subject(root+".b"), "the next")
+		c.awaitText(inner, "the next")
+	})
+}
+
+func unsubscribeInHandler(c *C) {
+	b := c.Bus()
+	var sub atomic.Pointer[bus.Subscription]
+	h := &history{name: "the one that ends itself"}
+	s := c.subscribeFunc(b, c.subject("a"), func(ctx context.Context, m *bus.Message) error {
+		h.message(m)
+		if err := (*sub.Load()).Unsubscribe(ctx); err != nil {
+			c.Errorf("Unsubscribe in its handler: %v", err)
+		}
+		h.mark("Unsubscribe has returned")
+		return nil
+	})
+	sub.Store(&s)
+	other := c.subscribe(b, c.subject("a"))
+	want := sequence("p", 1, 10)
+	for _, text := range want {
+		c.publish(b, c.subject("a"), text)
+	}
+	c.await(h, "Unsubscribe to return in its handler", func(e event) bool { return e.kind == mark })
+	receive(c, s.Done(), "Done to close after the handler has returned")
+	for _, text := range sequence("q", 1, 10) {
+		c.publish(b, c.subject("a"), text)
+	}
+	c.awaitText(other, numbered("q", 10))
+	c.judge(h, exactly(want[0]))
+	if err := s.Err(); err != nil {
+		c.Errorf("Err after Unsubscribe: %v", err)
+	}
+}
+
+func closeInHandler(c *C) {
+	b := c.Bus()
+	closed := make(chan error, 1)
+	sub := c.subscribeFunc(b, c.subject("a"), func(ctx context.Context, m *bus.Message) error {
+		closed <- b.Close(ctx)
+		return nil
+	})
+	c.publish(b, c.subject("a"), "close")
+	if err := receive(c, closed, "Close in a handler to return"); err != nil {
+		c.Errorf("Close in a handler: %v", err)
+	}
+	receive(c, sub.Done(), "the subscription to end")
+	if err := b.Close(c.ctx); err != nil {
+		c.Errorf("Close afterwards: %v", err)
+	}
+	if err := b.Publish(c.ctx, c.subject("a"), nil); !errors.Is(err, bus.ErrClosed) {
+		c.Errorf("Publish afterwards: want ErrClosed, have %v", err)
+	}
+}

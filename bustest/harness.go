@@ -1,0 +1,175 @@
+package bustest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// Ability names what only some backends can do. A harness claims it; the checks that
+// need it then run, and those that hold without it (it must fail clearly) don't.
+type Ability string
+
+// The abilities of a harness. Those with a value of their own (PayloadLimit, Ticking) are
+// claimed by setting it.
+const (
+	Headers       Ability = "Headers"       // bus.WithHeader
+	Streams       Ability = "Streams"       // EnsureStreams, start positions, cursors
+	Durable       Ability = "Durable"       // streams survive Close: Open on the same Env finds them again
+	CrashSafe     Ability = "CrashSafe"     // what Publish has accepted survives a SIGKILL; only Run can check it
+	Locking       Ability = "Locking"       // a store can be open once: the second Open is bus.ErrLocked
+	TotalOrder    Ability = "TotalOrder"    // all subscriptions agree on the order of uncaptured messages, too
+	Groups        Ability = "Groups"        // bus.Group
+	DurableGroups Ability = "DurableGroups" // bus.DurableGroup
+	PayloadLimit  Ability = "PayloadLimit"  // Harness.MaxPayload is set
+	Ticking       Ability = "Ticking"       // Harness.Tick is set
+)
+
+// Env is what a check opens a bus with.
+type Env struct {
+	// Dir is an empty directory of the check's own, which is removed at its end. A second
+	// Open with the same Dir, after the first bus was closed or its process killed, opens
+	// the same store.
+	Dir string
+
+	// Options carry the error hook and the logger of the check. They must reach the bus:
+	// the suite checks that problems arrive.
+	Options []bus.OpenOption
+
+	ctx      context.Context
+	problems *history
+}
+
+// Context ends when the check ends.
+func (e *Env) Context() context.Context { return e.ctx }
+
+// Harness tells the suite how to open a backend and what it claims to be able to do.
+type Harness struct {
+	// Open returns a fresh bus in e.Dir (or the one whose store is there already).
+	Open func(e *Env) (bus.Bus, error)
+
+	// Claims are the abilities of the backend. What isn't claimed is reported as such, and
+	// must fail with bus.ErrUnsupported where a call can ask for it.
+	Claims []Ability
+
+	// MaxPayload is the most bytes of data that a message without headers can have;
+	// 0: the backend has no limit that is worth checking.
+	MaxPayload int
+
+	// Tick is the time after which live messages are handed over together; 0: at once.
+	Tick time.Duration
+
+	// Patience is how long something that must come may take in all, 10 s if zero. A
+	// check that passes never waits for it.
+	Patience time.Duration
+
+	// Settle is how long the suite looks whether something that must not come does come:
+	// 100 ms if zero, one hour of virtual time in a bubble.
+	Settle time.Duration
+
+	// Bubble runs each check in a bubble of testing/synctest, where waiting costs nothing
+	// and a leftover goroutine fails. It is for backends that live in this process' memory;
+	// Examine ignores it.
+	Bubble bool
+
+	// Seed makes the random choices of the checks repeatable: a failure prints its seed.
+	// 0: a new one.
+	Seed uint64
+
+	// Extra are checks of the backend's own that run after the suite's.
+	Extra []Check
+
+	only string // the one check that runs, for the tests of the suite
+}
+
+const (
+	defaultPatience     = 10 * time.Second
+	defaultSettle       = 100 * time.Millisecond
+	defaultBubbleSettle = time.Hour
+)
+
+// fault says what is wrong with the harness itself.
+func (h *Harness) fault() error {
+	if h.Open == nil {
+		return errors.New("bustest: the harness has no Open")
+	}
+	known := []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Groups, DurableGroups}
+	for _, a := range h.Claims {
+		if !slices.Contains(known, a) {
+			return fmt.Errorf("bustest: the harness claims %q: want one of %v, or its field", a, known)
+		}
+	}
+	implied := map[Ability]Ability{Durable: Streams, CrashSafe: Durable, DurableGroups: Streams}
+	for a, needs := range implied {
+		if h.claims(a) && !h.claims(needs) {
+			return fmt.Errorf("bustest: the harness claims %s without %s", a, needs)
+		}
+	}
+	seen := map[string]bool{}
+	for _, check := range h.checks() {
+		if check.Name == "" || check.Rule == "" || check.Run == nil || seen[check.Name] {
+			return fmt.Errorf("bustest: check %q needs a name of its own, a rule and a function", check.Name)
+		}
+		seen[check.Name] = true
+	}
+	return nil
+}
+
+func (h *Harness) claims(a Ability) bool {
+	switch a {
+	case PayloadLimit:
+		return h.MaxPayload > 0
+	case Ticking:
+		return h.Tick > 0
+	}
+	return slices.Contains(h.Claims, a)
+}
+
+// checks is the table that this harness runs.
+func (h *Harness) checks() []Check {
+	all := append(Checks(), h.Extra...)
+	if h.only == "" {
+		return all
+	}
+	return slices.DeleteFunc(all, func(c Check) bool { return c.Name != h.only })
+}
+
+// unclaimed says why a check doesn't apply to the backend, or "".
+func (h *Harness) unclaimed(check Check) string {
+	var lacks []string
+	for _, a := range check.Needs {
+		if !h.claims(a) {
+			lacks = append(lacks, string(a))
+		}
+	}
+	if len(lacks) > 0 {
+		return "not claimed: " + strings.Join(lacks, ", ")
+	}
+	if check.Lacks != "" && h.claims(check.Lacks) {
+		return fmt.Sprintf("%s is claimed, so it needn't fail", check.Lacks)
+	}
+	return ""
+}
+
+// withDefaults fills what was left zero. In a bubble time is free.
+func (h Harness) withDefaults(bubble bool) Harness {
+	h.Bubble = bubble
+	if h.Patience == 0 {
+		h.Patience = defaultPatience
+	}
+	if h.Settle == 0 {
+		h.Settle = defaultSettle
+		if bubble {
+			h.Settle = defaultBubbleSettle
+		}
+	}
+	if h.Seed == 0 {
+		h.Seed = newSeed()
+	}
+	return h
+}

@@ -1,0 +1,447 @@
+// Package refbus is the bus that bustest tests itself with: small, in memory (or in one
+// log file), and correct, unless Config.Bug names a way in which it isn't.
+//
+// A subscription is a position in each stream that it touches, and a queue for the rest.
+// Everything is behind one mutex.
+package refbus
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// Config says what kind of bus Open returns. The oddities conform to the contract.
+type Config struct {
+	Dir        string // holds the log of a durable bus; empty: in memory
+	Bug        string // the one thing that is broken
+	MaxPayload int    // bytes of data; 0: no limit
+
+	Tick  time.Duration // odd: live messages are handed over together
+	Gaps  bool          // odd: sequences skip numbers
+	Delay bool          // odd: some deliveries take a while
+	Yield bool          // odd: every step lets others go first
+	Wrap  bool          // odd: errors are wrapped three deep
+
+	NoHeaders, NoStreams, NoGroups bool // what it lacks
+}
+
+const (
+	defaultMsgs, defaultBytes = 1024, 1 << 20
+	defaultDuplicates         = 30 * time.Second
+)
+
+// Bus is the reference bus.
+type Bus struct {
+	cfg  Config
+	o    bus.OpenOptions
+	hook chan bus.Problem
+	done chan struct{} // closed when Close is done
+
+	fan sync.Mutex // of the bug serialFanout
+
+	mu       sync.Mutex
+	streams  []*stream
+	subs     []*subscription
+	closing  bool
+	closed   bool
+	closeErr error
+	ticking  bool
+	turn     int // of groups
+	created  int // subscriptions
+	log      *log
+}
+
+// Open opens a bus.
+func Open(cfg Config, opts ...bus.OpenOption) (bus.Bus, error) {
+	b := &Bus{cfg: cfg, o: bus.NewOpenOptions(opts), done: make(chan struct{}), hook: make(chan bus.Problem, 1024)}
+	if cfg.Dir != "" {
+		if err := b.load(); err != nil {
+			return nil, fmt.Errorf("refbus: open %s: %w", cfg.Dir, err)
+		}
+	}
+	go func() {
+		for p := range b.hook {
+			tell(b.o.ErrorHook, p)
+		}
+	}()
+	return b, nil
+}
+
+func (b *Bus) bug(name string) bool { return b.cfg.Bug == name }
+
+// tell calls a hook, which may panic.
+func tell(hook bus.ErrorHook, p bus.Problem) {
+	defer func() { _ = recover() }() // a hook harms nobody
+	if hook != nil {
+		hook(p)
+	}
+}
+
+// wrap names the operation and what it was about.
+func (b *Bus) wrap(op, what string, err error, payload []byte) error {
+	switch {
+	case err == nil:
+		return nil
+	case b.bug("bareErr") && errors.Is(err, bus.ErrClosed):
+		return fmt.Errorf("refbus: %s %q: %v", op, what, err)
+	case b.bug("bareText"):
+		return err
+	case b.bug("payloadInErr"):
+		return fmt.Errorf("refbus: %s %q (%s): %w", op, what, payload, err)
+	}
+	if b.cfg.Wrap {
+		err = fmt.Errorf("it seems: %w", fmt.Errorf("odd: %w", err))
+	}
+	return fmt.Errorf("refbus: %s %q: %w", op, what, err)
+}
+
+type handlerKey struct{ b *Bus }
+
+func (b *Bus) inHandler(ctx context.Context) bool { return ctx.Value(handlerKey{b}) != nil }
+
+// refuse is what every call checks first. b.mu is held. Handlers go on until the end.
+func (b *Bus) refuse(ctx context.Context) error {
+	if b.closed || b.closing && (!b.inHandler(ctx) || b.bug("closeRefusesHandlers")) {
+		return bus.ErrClosed
+	}
+	if b.bug("precancelOK") {
+		return nil
+	}
+	return ctx.Err()
+}
+
+// Publish implements bus.Bus.
+func (b *Bus) Publish(ctx context.Context, subject string, data []byte, opts ...bus.PublishOption) error {
+	b.pause()
+	return b.wrap("publish", subject, b.publish(ctx, subject, data, bus.NewPublishOptions(opts)), data)
+}
+
+func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.PublishOptions) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.refuse(ctx); err != nil && !(b.bug("pubAfterClose") && errors.Is(err, bus.ErrClosed)) {
+		return err
+	}
+	if b.bug("closeSendsOnClosed") {
+		b.mu.Unlock()
+		for range 10 {
+			runtime.Gosched()
+		}
+		b.mu.Lock()
+		if b.closed {
+			panic("send on closed channel")
+		}
+	}
+	if err := bus.CheckSubject(subject); err != nil {
+		pattern := bus.CheckPattern(subject) == nil
+		reserved := strings.HasPrefix(subject, "$") || strings.HasPrefix(subject, "_")
+		switch {
+		case pattern && b.bug("wildcardOK"), reserved && b.bug("reservedOK"), !pattern && !reserved && b.bug("noValidate"):
+		default:
+			return err
+		}
+	}
+	if b.cfg.NoHeaders && o.Header != nil && !b.bug("headersIgnored") {
+		return fmt.Errorf("headers are %w", bus.ErrUnsupported)
+	}
+	if err := checkHeader(o.Header); err != nil && !b.bug("badHeaderOK") {
+		return err
+	}
+	if b.cfg.MaxPayload > 0 && len(data) > b.cfg.MaxPayload && !b.bug("bigOK") {
+		return fmt.Errorf("%w: %d bytes, limit %d", bus.ErrTooLarge, len(data), b.cfg.MaxPayload)
+	}
+	m := b.message(subject, data, o.Header)
+	if st := b.capturing(subject); st != nil {
+		return b.append(st, m, o)
+	}
+	if (o.MessageID != "" || o.Expect || o.Receipt != nil) && !b.bug("optionsIgnored") {
+		return bus.ErrNoStream
+	}
+	return b.send(ctx, m)
+}
+
+// message makes the message that subscriptions share.
+func (b *Bus) message(subject string, data []byte, header bus.Header) *bus.Message {
+	m := &bus.Message{Subject: subject, Data: slices.Clip(bytes.Clone(data)), Header: header.Clone()}
+	switch b.cfg.Bug {
+	case "corrupt":
+		m.Data = []byte(strings.ToValidUTF8(string(m.Data), "?"))
+	case "wrongSubject":
+		m.Subject = strings.ToLower(subject)
+	case "aliasPub":
+		m.Data = data
+	case "roomToAppend":
+		m.Data = append(make([]byte, 0, len(data)+64), data...)
+	case "noHeaders":
+		m.Header = nil
+	}
+	return m
+}
+
+// send hands an uncaptured message to the queues. b.mu is held.
+func (b *Bus) send(ctx context.Context, m *bus.Message) error {
+	if len(m.Data) == 0 && b.bug("nilDropped") {
+		return nil
+	}
+	members := map[string][]*subscription{}
+	var matching []*subscription
+	for _, s := range b.subs {
+		if !s.matches(m.Subject) || s.early {
+			continue
+		}
+		if key := s.o.Group + " " + s.pattern; s.o.Group != "" && !b.bug("groupAll") {
+			members[key] = append(members[key], s)
+			continue
+		}
+		matching = append(matching, s)
+	}
+	b.turn++
+	for _, group := range members {
+		matching = append(matching, group[b.turn%len(group)])
+	}
+	if len(matching) > 1 && b.bug("onlyFirst") {
+		matching = matching[:1]
+	}
+	for _, s := range matching {
+		for s.full(m) && b.bug("blockPub") {
+			b.mu.Unlock()
+			err := pauseUntil(ctx, time.Millisecond)
+			b.mu.Lock()
+			if err != nil {
+				return err
+			}
+		}
+		times := 1
+		if len(matching) > 1 && b.bug("dupMatch") {
+			times = len(matching)
+		}
+		for range times {
+			s.push(m)
+		}
+	}
+	return nil
+}
+
+// Subscribe implements bus.Bus.
+func (b *Bus) Subscribe(ctx context.Context, pattern string, handler bus.Handler, opts ...bus.SubscribeOption) (bus.Subscription, error) {
+	b.pause()
+	s, err := b.subscribe(ctx, pattern, handler, bus.NewSubscribeOptions(opts))
+	if err != nil {
+		return nil, b.wrap("subscribe", pattern, err, nil)
+	}
+	return s, nil
+}
+
+func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler, o bus.SubscribeOptions) (*subscription, error) {
+	b.mu.Lock()
+	if err := b.refuse(ctx); err != nil && !(b.bug("subAfterClose") && errors.Is(err, bus.ErrClosed)) {
+		b.mu.Unlock()
+		return nil, err
+	}
+	s, err := b.position(pattern, handler, o)
+	if err != nil {
+		b.mu.Unlock()
+		return nil, err
+	}
+	b.subs = append(b.subs, s)
+	b.mu.Unlock()
+	if o.Until != nil {
+		s.stopUntil = context.AfterFunc(o.Until, func() {
+			if !b.bug("ignoreUntil") {
+				s.end(o.Until.Err())
+			}
+		})
+	}
+	go s.run()
+	if b.bug("leakGo") {
+		go func() { select {} }()
+	}
+	if o.Background && !b.bug("backgroundIgnored") || b.inHandler(ctx) || b.bug("earlyReturn") {
+		return s, nil
+	}
+	select {
+	case <-s.caughtUp:
+		return s, nil
+	case <-s.done:
+		return nil, cmpErr(s.Err(), bus.ErrClosed)
+	case <-ctx.Done():
+		if !b.bug("keptAfterCancel") {
+			s.end(nil)
+		}
+		return nil, ctx.Err()
+	}
+}
+
+func cmpErr(err, otherwise error) error {
+	if err != nil {
+		return err
+	}
+	return otherwise
+}
+
+// Close implements bus.Bus.
+func (b *Bus) Close(ctx context.Context) error {
+	b.mu.Lock()
+	first := !b.closing
+	b.closing = true
+	b.mu.Unlock()
+	if first {
+		if _, has := ctx.Deadline(); !has || b.inHandler(ctx) {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+		}
+		if !b.inHandler(ctx) || b.bug("closeWaitsInHandler") {
+			b.finish(ctx)
+			return b.closeErr
+		} else {
+			go b.finish(ctx)
+			return nil
+		}
+	}
+	if b.inHandler(ctx) || !first && b.bug("secondCloseEarly") {
+		return nil
+	}
+	select {
+	case <-b.done:
+		return b.closeErr
+	case <-ctx.Done():
+		return b.wrap("close", "", ctx.Err(), nil)
+	}
+}
+
+// finish drains the subscriptions, until ctx ends, and releases everything.
+func (b *Bus) finish(ctx context.Context) {
+	b.mu.Lock()
+	subs := slices.Clone(b.subs)
+	for _, s := range subs {
+		if b.bug("dropOnClose") {
+			s.queue = nil
+		}
+		s.poke()
+	}
+	b.mu.Unlock()
+	var stuck []string
+	for _, s := range subs {
+		if b.bug("noCloseFence") {
+			break
+		}
+		if b.bug("closeWaitsForever") {
+			<-s.done
+		}
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			s.end(bus.ErrClosed)
+			grace := time.NewTimer(20 * time.Millisecond) // a handler that heeds its context
+			select {
+			case <-s.done:
+			case <-grace.C:
+				stuck = append(stuck, s.pattern)
+			}
+			grace.Stop()
+		}
+	}
+	for _, s := range subs {
+		s.end(bus.ErrClosed)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(stuck) > 0 && !b.bug("stuckUnsaid") {
+		b.closeErr = b.wrap("close", strings.Join(stuck, ", "), bus.ErrHandlersRunning, nil)
+	}
+	b.closed = true
+	b.unload()
+	close(b.hook)
+	close(b.done)
+}
+
+// Health implements bus.HealthChecker.
+func (b *Bus) Health(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.wrap("health", "", b.refuse(ctx), nil)
+}
+
+// report gives a problem to the bus' own hook. b.mu is held.
+func (b *Bus) report(p bus.Problem) {
+	if b.closed {
+		return
+	}
+	select {
+	case b.hook <- p:
+	default:
+	}
+}
+
+// pause makes the odd buses odd.
+func (b *Bus) pause() {
+	if b.cfg.Yield {
+		for range rand.IntN(4) {
+			runtime.Gosched()
+		}
+	}
+	if b.cfg.Delay && rand.IntN(100) == 0 {
+		// The background context never ends.
+		_ = pauseUntil(context.Background(), time.Duration(rand.IntN(int(3*time.Millisecond))))
+	}
+}
+
+func pauseUntil(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// tick lets everything that waits through at the next tick. b.mu is held.
+func (b *Bus) tick() {
+	if b.cfg.Tick == 0 || b.ticking {
+		return
+	}
+	b.ticking = true
+	time.AfterFunc(b.cfg.Tick, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.ticking = false
+		for _, s := range b.subs {
+			s.allow()
+			s.poke()
+		}
+	})
+}
+
+func checkHeader(h bus.Header) error {
+	const token = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	for k, values := range h {
+		if k == "" || strings.Trim(k, token) != "" || strings.HasPrefix(strings.ToLower(k), "nats-") {
+			return fmt.Errorf("%w: key %q", bus.ErrBadHeader, k)
+		}
+		for _, v := range values {
+			if strings.ContainsAny(v, "\r\n\x00") || strings.TrimSpace(v) != v {
+				return fmt.Errorf("%w: the value of %s", bus.ErrBadHeader, k)
+			}
+		}
+	}
+	return nil
+}
+
+// sameFunc is how a bus goes wrong that removes a subscription by its handler.
+func sameFunc(a, b bus.Handler) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
+}

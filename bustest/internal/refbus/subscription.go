@@ -1,0 +1,571 @@
+package refbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// subscription is a handler's place in the bus. Its fields are behind the bus' mutex,
+// except those that never change.
+type subscription struct {
+	b         *Bus
+	pattern   string
+	handler   bus.Handler
+	o         bus.SubscribeOptions
+	ctx       context.Context
+	cancel    context.CancelFunc
+	wake      chan struct{}
+	done      chan struct{}
+	caughtUp  chan struct{}
+	stopUntil func() bool
+	number    int
+	early     bool // of the bug lateSub
+
+	legs     []*leg
+	queue    []*bus.Message // uncaptured
+	bytes    int
+	open     int // how many of queue the tick has let through
+	dropped  uint64
+	reported uint64
+	ended    bool
+	err      error
+	isCaught bool
+
+	serial sync.Mutex // of the bug goPerMsg
+	swap   *bus.Message
+	keep   []byte // of the bug reuseBuffer
+}
+
+// leg is the place of a subscription in one stream.
+type leg struct {
+	st   *stream
+	pos  uint64 // everything up to here was handed over
+	past uint64 // what is up to here was stored at the call
+	open uint64 // the tick has let through what is up to here
+	only map[uint64]bool
+	live uint64 // of the bug liveFirst
+}
+
+// position makes a subscription that stands where o says. b.mu is held.
+func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptions) (*subscription, error) {
+	if err := bus.CheckPattern(pattern); err != nil {
+		reserved := strings.HasPrefix(pattern, "$") || strings.HasPrefix(pattern, "_")
+		if !(reserved && b.bug("reservedOK")) && !(!reserved && b.bug("noValidate")) {
+			return nil, err
+		}
+	}
+	unsupported := o.Durable && !b.bug("durableGroupIgnored") || o.Group != "" && !o.Durable && b.cfg.NoGroups && !b.bug("groupIgnored")
+	if unsupported {
+		return nil, fmt.Errorf("group %s is %w", o.Group, bus.ErrUnsupported)
+	}
+	s := &subscription{
+		b: b, pattern: pattern, handler: handler, o: o,
+		wake: make(chan struct{}, 1), done: make(chan struct{}), caughtUp: make(chan struct{}),
+		stopUntil: func() bool { return true },
+	}
+	s.ctx, s.cancel = context.WithCancel(context.WithValue(context.Background(), handlerKey{b}, true))
+	b.created++
+	s.number = b.created
+	var touched []string
+	whole := false
+	for _, st := range b.streams {
+		for _, captured := range st.cfg.Subjects {
+			if overlap(captured, pattern) {
+				s.legs = append(s.legs, &leg{st: st, pos: st.seq, past: st.seq, open: st.seq})
+				touched = append(touched, st.cfg.Name)
+				whole = whole || contains(captured, pattern)
+				break
+			}
+		}
+	}
+	if o.Start.Kind != bus.StartNew && !(o.Start.Kind == bus.StartLast && o.Start.N <= 0) {
+		if !whole {
+			if b.bug("startIgnored") {
+				o.Start = bus.Start{}
+			} else if b.bug("streamsUnnamed") {
+				return nil, bus.ErrNoStream
+			} else {
+				return nil, fmt.Errorf("%w as a whole (it touches %s)", bus.ErrNoStream, strings.Join(touched, ", "))
+			}
+		} else if !b.bug("liveOnly") {
+			s.legs[0].seek(s, o.Start)
+		}
+	}
+	if b.bug("lateSub") {
+		s.early = true
+		time.AfterFunc(2*time.Millisecond, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			s.early = false
+			for _, l := range s.legs {
+				l.pos = l.st.seq
+			}
+		})
+	}
+	s.checkCaughtUp()
+	return s, nil
+}
+
+// seek moves a leg to a start position.
+func (l *leg) seek(s *subscription, start bus.Start) {
+	st := l.st
+	st.expire()
+	var matching []uint64
+	last := map[string]uint64{}
+	for _, m := range st.msgs {
+		if s.matches(m.Subject) {
+			matching = append(matching, m.Cursor.Sequence())
+			last[m.Subject] = m.Cursor.Sequence()
+		}
+	}
+	n := start.N
+	if s.b.bug("offByOne") {
+		n++
+	}
+	switch start.Kind {
+	case bus.StartLast:
+		if i := len(matching) - n; i >= 0 && i < len(matching) {
+			l.pos = matching[i] - 1
+		} else if len(matching) > 0 {
+			l.pos = matching[0] - 1
+		}
+	case bus.StartAll:
+		l.pos = st.lost
+	case bus.StartAfter:
+		l.pos = start.Cursor.Sequence()
+		if s.b.bug("inclusive") {
+			l.pos--
+		}
+		if start.Cursor.Epoch() != st.epoch && !s.b.bug("epochIgnored") {
+			l.pos = 0
+			st.lost = max(st.lost, 1) // sequences start behind it, so that a hole is told
+		}
+	case bus.StartSince:
+		for _, m := range st.msgs {
+			if !m.Time.Before(start.Time) {
+				l.pos = m.Cursor.Sequence() - 1
+				if s.b.bug("sinceAll") {
+					l.pos = 0
+				}
+				break
+			}
+		}
+	case bus.StartLastPerSubject:
+		l.pos = st.lost
+		l.only = map[uint64]bool{}
+		for _, seq := range last {
+			l.only[seq] = true
+		}
+		if s.b.bug("allPerSubject") {
+			l.only = nil
+		}
+	}
+}
+
+func (s *subscription) matches(subject string) bool {
+	p := s.pattern
+	switch s.b.cfg.Bug {
+	case "starMany":
+		if head, ok := strings.CutSuffix(p, ".*"); ok {
+			p = head + ".>"
+		}
+	case "tailZero":
+		if head, ok := strings.CutSuffix(p, ".>"); ok && head == subject {
+			return true
+		}
+	case "prefix":
+		if !strings.ContainsAny(p, "*>") {
+			return strings.HasPrefix(subject, p)
+		}
+	case "reservedOK", "wildcardOK", "noValidate":
+		// Match is for what is valid.
+		if subject == p {
+			return true
+		}
+		if head, ok := strings.CutSuffix(p, ">"); ok && strings.HasPrefix(subject, head) {
+			return true
+		}
+	}
+	return bus.Match(p, subject)
+}
+
+// limits of the queue.
+func (s *subscription) limits() (msgs, size int) {
+	msgs, size = s.o.MaxMsgs, s.o.MaxBytes
+	if msgs <= 0 {
+		msgs = defaultMsgs
+	}
+	if size <= 0 {
+		size = defaultBytes
+	}
+	return msgs, size
+}
+
+func (s *subscription) full(m *bus.Message) bool {
+	msgs, size := s.limits()
+	return len(s.queue) > 0 && (len(s.queue) >= msgs || s.bytes+len(m.Data) > size)
+}
+
+// push queues an uncaptured message and drops the oldest ones for which there is no room.
+func (s *subscription) push(m *bus.Message) {
+	for s.full(m) {
+		s.bytes -= len(s.queue[0].Data)
+		s.queue = s.queue[1:]
+		s.open = max(0, s.open-1)
+		s.dropped++
+		if s.b.bug("silentDrop") {
+			s.dropped, s.reported = 0, 0
+		}
+		if s.b.bug("dropsUntold") {
+			s.reported = s.dropped
+		}
+	}
+	s.queue = append(s.queue, m)
+	s.bytes += len(m.Data)
+	if s.b.cfg.Tick == 0 || s.b.bug("earlyTick") {
+		s.allow()
+	}
+	s.b.tick()
+	s.poke()
+	if s.b.bug("dup") && rand.IntN(3) == 0 {
+		s.queue = append(s.queue, m)
+		s.open++
+	}
+	if s.b.bug("lateDup") {
+		time.AfterFunc(5*time.Millisecond, func() {
+			s.b.mu.Lock()
+			defer s.b.mu.Unlock()
+			s.queue = append(s.queue, m)
+			s.open = len(s.queue)
+			s.poke()
+		})
+	}
+}
+
+// allow lets through all that is there now.
+func (s *subscription) allow() {
+	s.open = len(s.queue)
+	for _, l := range s.legs {
+		l.open = l.st.seq
+	}
+}
+
+func (s *subscription) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// run calls the handler until the subscription ends.
+func (s *subscription) run() {
+	defer close(s.done)
+	for {
+		m, p := s.next()
+		s.b.pause()
+		switch {
+		case p != nil:
+			s.tell(*p)
+		case m == nil:
+			return
+		case s.b.bug("parallelHandler"):
+			go s.call(m)
+		case s.b.bug("goPerMsg"):
+			go func() {
+				for range rand.IntN(20) {
+					runtime.Gosched()
+				}
+				s.serial.Lock()
+				defer s.serial.Unlock()
+				s.call(m)
+			}()
+		case s.b.bug("serialFanout"):
+			s.b.fan.Lock()
+			s.call(m)
+			s.b.fan.Unlock()
+		case s.b.bug("lockInHandler"):
+			s.b.mu.Lock()
+			s.call(m)
+			s.b.mu.Unlock()
+		default:
+			s.call(m)
+		}
+		s.b.mu.Lock()
+		s.checkCaughtUp()
+		s.b.mu.Unlock()
+	}
+}
+
+// next blocks for a message or a problem; it returns neither when the subscription ends.
+func (s *subscription) next() (*bus.Message, *bus.Problem) {
+	for {
+		s.b.mu.Lock()
+		if s.ended {
+			s.b.mu.Unlock()
+			return nil, nil
+		}
+		m, p := s.take()
+		drained := m == nil && p == nil && s.b.closing
+		if m == nil && p == nil {
+			s.checkCaughtUp()
+		}
+		s.b.mu.Unlock()
+		if m != nil || p != nil {
+			return m, p
+		}
+		if drained {
+			s.end(bus.ErrClosed)
+			return nil, nil
+		}
+		<-s.wake
+	}
+}
+
+// take removes what comes next. b.mu is held.
+func (s *subscription) take() (*bus.Message, *bus.Problem) {
+	if s.early {
+		return nil, nil
+	}
+	if s.dropped > s.reported {
+		p := &bus.Problem{Err: &bus.SlowError{Dropped: s.dropped - s.reported}, Pattern: s.pattern}
+		s.reported = s.dropped
+		return nil, p
+	}
+	for _, l := range s.legs {
+		if m, p := s.takeFrom(l); m != nil || p != nil {
+			return m, p
+		}
+	}
+	if s.open == 0 && !s.b.closing || len(s.queue) == 0 {
+		return nil, nil
+	}
+	i := 0
+	if s.b.bug("lifo") {
+		i = len(s.queue) - 1
+	}
+	if s.b.bug("perSubShuffle") && s.number%2 == 1 && len(s.queue) > 1 && s.queue[0].Subject != s.queue[1].Subject {
+		i = 1
+	}
+	if s.b.bug("perSubjectQueue") {
+		for k, m := range s.queue {
+			if m.Subject < s.queue[i].Subject {
+				i = k
+			}
+		}
+	}
+	m := s.queue[i]
+	s.queue = slices.Delete(s.queue, i, i+1)
+	s.bytes -= len(m.Data)
+	s.open--
+	return m, nil
+}
+
+// takeFrom takes the next message of a stream.
+func (s *subscription) takeFrom(l *leg) (*bus.Message, *bus.Problem) {
+	st := l.st
+	st.expire()
+	if s.swap != nil {
+		m := s.swap
+		s.swap = nil
+		return m, nil
+	}
+	if st.lost > l.pos {
+		gap := &bus.GapError{Stream: st.cfg.Name, Before: st.cursor(st.lost + 1)}
+		if l.pos > 0 {
+			gap.After = st.cursor(l.pos)
+		}
+		if s.b.bug("trimMiddle") && len(st.msgs) > 2 {
+			l.pos = st.msgs[1].Cursor.Sequence()
+		} else {
+			l.pos = st.lost
+		}
+		if !s.b.bug("silentGap") {
+			return nil, &bus.Problem{Err: gap, Pattern: s.pattern}
+		}
+	}
+	if s.b.bug("liveFirst") && l.pos < l.past && st.seq > max(l.past, l.live) {
+		for _, m := range st.after(max(l.past, l.live)) {
+			l.live = m.Cursor.Sequence()
+			if s.matches(m.Subject) {
+				return m, nil
+			}
+		}
+	}
+	if limit, _ := s.limits(); s.b.bug("dropsCaptured") && len(st.after(l.pos)) > 4*limit {
+		l.pos = st.seq - uint64(limit)
+	}
+	if s.b.bug("newestSkipped") && st.cfg.MaxMsgsPerSubject > 0 && st.seq > l.pos+50 {
+		l.pos = st.seq
+	}
+	for _, m := range st.after(l.pos) {
+		seq := m.Cursor.Sequence()
+		if seq > l.past && s.b.cfg.Tick > 0 && seq > l.open && !s.b.closing && !s.b.bug("earlyTick") {
+			return nil, nil
+		}
+		before := l.pos
+		l.pos = seq
+		if seq <= l.live || seq <= l.past && l.only != nil && !l.only[seq] {
+			continue
+		}
+		if !s.matches(m.Subject) && !(s.b.bug("replayAllSubjects") && seq <= l.past) {
+			continue
+		}
+		if s.b.bug("dupJoin") && seq == l.past && st.seq > l.past {
+			l.pos, l.past = before, 0
+		}
+		if s.b.bug("perSubShuffle") && s.number%2 == 1 {
+			if after := st.after(seq); len(after) > 0 && after[0].Subject != m.Subject && s.matches(after[0].Subject) {
+				s.swap, m = m, after[0]
+				l.pos = m.Cursor.Sequence()
+			}
+		}
+		if seq <= l.past && !s.b.bug("replayUnmarked") {
+			m = &bus.Message{Subject: m.Subject, Data: m.Data, Header: m.Header, Cursor: m.Cursor, Time: m.Time, Replayed: true}
+		}
+		return m, nil
+	}
+	return nil, nil
+}
+
+// checkCaughtUp closes CaughtUp when nothing is left of what was stored at the call.
+// b.mu is held.
+func (s *subscription) checkCaughtUp() {
+	if s.isCaught {
+		return
+	}
+	for _, l := range s.legs {
+		for _, m := range l.st.after(l.pos) {
+			seq := m.Cursor.Sequence()
+			if seq <= l.past && s.matches(m.Subject) && (l.only == nil || l.only[seq]) {
+				if s.b.bug("markerEarly") && len(l.st.after(l.pos)) < 5 {
+					break
+				}
+				return
+			}
+		}
+		if s.b.bug("gap") {
+			l.pos = l.st.seq
+		}
+	}
+	s.isCaught = true
+	close(s.caughtUp)
+}
+
+// call runs the handler and contains its panic.
+func (s *subscription) call(m *bus.Message) {
+	if !s.b.bug("panicKill") {
+		defer func() {
+			p := recover()
+			if p == nil || s.b.bug("panicSilent") {
+				return
+			}
+			s.tell(bus.Problem{Err: fmt.Errorf("%w: %v", bus.ErrPanic, p), Pattern: s.pattern, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
+			if s.b.bug("panicEnds") {
+				s.end(bus.ErrPanic)
+			}
+		}()
+	}
+	if s.b.bug("reuseBuffer") {
+		s.keep = append(s.keep[:0], m.Data...)
+		copied := *m
+		copied.Data = slices.Clip(s.keep)
+		m = &copied
+	}
+	if err := s.handler(s.ctx, m); err != nil && !s.b.bug("errorSwallowed") {
+		s.tell(bus.Problem{Err: err, Pattern: s.pattern, Subject: m.Subject, Cursor: m.Cursor})
+		if s.b.bug("errorEnds") {
+			s.end(err)
+		}
+	}
+}
+
+// tell gives a problem to the subscription's hook, or to that of the bus.
+func (s *subscription) tell(p bus.Problem) {
+	if s.o.ErrorHook != nil && s.b.bug("hookKill") {
+		s.o.ErrorHook(p)
+		return
+	}
+	if s.o.ErrorHook != nil {
+		tell(s.o.ErrorHook, p)
+		return
+	}
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	s.b.report(p)
+}
+
+// end ends the subscription; the first reason counts.
+func (s *subscription) end(err error) {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	if s.ended {
+		return
+	}
+	s.ended, s.err = true, err
+	s.stopUntil()
+	s.cancel()
+	s.poke()
+	s.b.subs = slices.DeleteFunc(s.b.subs, func(other *subscription) bool { return other == s })
+	if s.b.bug("removeByFunc") {
+		for _, other := range s.b.subs {
+			if sameFunc(other.handler, s.handler) {
+				other.early = true
+			}
+		}
+	}
+}
+
+// Unsubscribe implements bus.Subscription.
+func (s *subscription) Unsubscribe(ctx context.Context) error {
+	s.b.mu.Lock()
+	again := s.ended
+	s.b.mu.Unlock()
+	if again && s.b.bug("unsubTwiceErr") {
+		return errors.New("refbus: no such subscription")
+	}
+	if !s.b.bug("unsubNothing") {
+		s.end(nil)
+	}
+	if s.b.inHandler(ctx) && !s.b.bug("selfFence") || s.b.bug("noFence") || s.b.bug("unsubNothing") {
+		return nil
+	}
+	if s.b.bug("selfFence") {
+		ctx = context.WithoutCancel(ctx)
+	}
+	select {
+	case <-s.done:
+		return nil
+	case <-ctx.Done():
+		return s.b.wrap("unsubscribe", s.pattern, ctx.Err(), nil)
+	}
+}
+
+// CaughtUp implements bus.Subscription.
+func (s *subscription) CaughtUp() <-chan struct{} { return s.caughtUp }
+
+// Done implements bus.Subscription.
+func (s *subscription) Done() <-chan struct{} { return s.done }
+
+// Err implements bus.Subscription.
+func (s *subscription) Err() error {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	return s.err
+}
+
+// Dropped implements bus.Subscription.
+func (s *subscription) Dropped() uint64 {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	return s.dropped
+}

@@ -1,0 +1,224 @@
+package bustest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+var isolationChecks = []Check{
+	{
+		Name: "PublisherBuffer", Run: publisherBuffer,
+		Rule:   "the data is the caller's again when Publish returns",
+		Origin: "watermill's GoChannel delivers what the publisher wrote afterwards",
+	},
+	{
+		Name: "KeepAndAppend", Run: keepAndAppend,
+		Rule:   "a handler may keep a message for ever, and appending to its data copies",
+		Origin: "watermill's GoChannel: subscriber B reads what A has written",
+	},
+	{
+		Name: "SlowHandlerAlone", Run: slowHandlerAlone,
+		Rule:   "blocked handlers delay no other subscription",
+		Origin: "watermill#247, #275, #382; nats.net#1041",
+	},
+	{
+		Name: "SlowHandlerNoPublisher", Run: slowHandlerNoPublisher,
+		Rule: "a blocked handler delays no publisher",
+	},
+	{
+		Name: "LossIsCounted", Run: lossIsCounted,
+		Rule: "what an uncaptured subject loses to a slow handler is the oldest, counted exactly and reported",
+	},
+	{
+		Name: "SlowCatchesUp", Run: slowCatchesUp, Needs: []Ability{Streams},
+		Rule: "on a captured subject a subscription that falls behind loses nothing",
+	},
+}
+
+func publisherBuffer(c *C) {
+	b := c.Bus()
+	c.kinds(b, func(root string) {
+		gate, open := c.gate()
+		h := &history{name: root}
+		c.subscribeFunc(b, c.subject(root+".a"), func(_ context.Context, m *bus.Message) error {
+			<-gate
+			h.message(m)
+			return nil
+		})
+		calls := 0
+		buffer := make([]byte, 0, 64)
+		want := sequence("p", 10, 29)
+		for _, text := range want {
+			buffer = append(buffer[:0], text...)
+			if err := b.Publish(c.ctx, c.subject(root+".a"), buffer); err != nil {
+				c.Fatalf("Publish: %v", err)
+			}
+		}
+		copy(buffer, "overwritten")
+		open()
+		c.await(h, "the last message", func(event) bool { calls++; return calls == len(want) })
+		c.judge(h, exactly(want...))
+	})
+}
+
+func keepAndAppend(c *C) {
+	b := c.Bus()
+	c.kinds(b, func(root string) {
+		first, second := &history{name: root + ", which appends"}, &history{name: root + ", which keeps"}
+		for _, h := range []*history{first, second} {
+			c.subscribeFunc(b, c.subject(root+".a"), func(_ context.Context, m *bus.Message) error {
+				if h == first {
+					_ = append(m.Data, "appended"...) // must not reach anybody else
+				}
+				h.message(m)
+				return nil
+			}, wide)
+		}
+		want := sequence("p", 1, 100)
+		for _, text := range want {
+			c.publish(b, c.subject(root+".a"), text)
+		}
+		for _, h := range []*history{first, second} {
+			c.awaitText(h, want[len(want)-1])
+			c.judge(h, exactly(want...), unchanged)
+			for _, e := range h.all() {
+				// Seen from the second handler, an appended byte lies behind its data.
+				if room := e.msg.Data[len(e.msg.Data):cap(e.msg.Data)]; len(room) > 0 {
+					c.Errorf("%s: the capacity of %q exceeds its length by %d", h.name, e.text, len(room))
+					break
+				}
+			}
+		}
+	})
+}
+
+// unchanged: the messages that were kept still say what they said.
+func unchanged(events []event) *fault {
+	for at, e := range events {
+		if e.kind == delivered && (string(e.msg.Data) != e.text || e.msg.Subject != e.subject) {
+			return &fault{at, fmt.Sprintf("the kept message has become %.60q", e.msg.Data)}
+		}
+	}
+	return nil
+}
+
+// block subscribes a handler that waits for the gate, and returns when it does.
+func (c *C) block(b bus.Bus, root string, opts ...bus.SubscribeOption) (h *history, open func()) {
+	gate, open := c.gate()
+	h = &history{name: root + ", blocked"}
+	inside := make(chan struct{}, 1)
+	h.sub = c.subscribeFunc(b, c.subject(root+".a"), func(_ context.Context, m *bus.Message) error {
+		h.message(m)
+		select {
+		case inside <- struct{}{}:
+		default:
+		}
+		<-gate
+		return nil
+	}, append([]bus.SubscribeOption{bus.OnError(h.hook())}, opts...)...)
+	c.publish(b, c.subject(root+".a"), "blocks")
+	receive(c, inside, "the handler to be called")
+	return h, open
+}
+
+func slowHandlerAlone(c *C) {
+	b := c.Bus()
+	n := 2000
+	c.kinds(b, func(root string) {
+		for range 10 {
+			c.block(b, root, bus.Buffer(4, 1<<10))
+		}
+		other := c.subscribe(b, c.subject(root+".*"), wide)
+		want := sequence("p", 1, n)
+		for _, text := range want {
+			c.publish(b, c.subject(root+".b"), text)
+		}
+		c.awaitText(other, want[n-1])
+		same := c.subscribe(b, c.subject(root+".a"), wide)
+		c.publish(b, c.subject(root+".a"), "on the same subject")
+		c.awaitText(same, "on the same subject")
+		c.judge(other, ordered, unique, complete(want...))
+		n /= 4
+	})
+}
+
+func slowHandlerNoPublisher(c *C) {
+	b := c.Bus()
+	n := 2000
+	c.kinds(b, func(root string) {
+		c.block(b, root, bus.Buffer(4, 1<<10))
+		var published atomic.Int32
+		done := c.start(func() {
+			for _, text := range sequence("p", 1, n) {
+				if err := b.Publish(c.ctx, c.subject(root+".a"), []byte(text)); err != nil && c.ctx.Err() == nil {
+					c.Errorf("Publish: %v", err)
+					return
+				}
+				published.Add(1)
+			}
+		})
+		receive(c, done, fmt.Sprintf("%d calls of Publish to return", n))
+		n /= 4
+	})
+}
+
+func lossIsCounted(c *C) {
+	b := c.Bus()
+	const room, n = 16, 200
+	h, open := c.block(b, "free", bus.Buffer(room, 1<<20))
+	want := sequence("p", 1, n)
+	for _, text := range want {
+		c.publish(b, c.subject("free.a"), text)
+	}
+	// A message may still be on its way to the queue; one that arrives elsewhere is not.
+	watch := c.subscribe(b, c.subject("free.end"))
+	c.publish(b, c.subject("free.end"), "end")
+	c.awaitText(watch, "end")
+	open()
+	c.awaitText(h, want[n-1])
+	events := h.all()
+	got, told := 0, uint64(0)
+	for _, e := range events {
+		var slow *bus.SlowError
+		switch {
+		case e.kind == delivered && e.text != "blocks":
+			got++
+		case e.kind == problem && errors.As(e.problem.Err, &slow):
+			told += slow.Dropped
+		}
+	}
+	dropped := h.sub.Dropped()
+	if uint64(got)+dropped != n {
+		c.Errorf("%d messages were published, %d delivered, %d counted as dropped", n, got, dropped)
+	}
+	if told != dropped {
+		c.Errorf("%d messages were dropped, the error hook was told of %d", dropped, told)
+	}
+	if got < room {
+		c.Errorf("%d messages were delivered, there was room for %d", got, room)
+	}
+	c.judge(h, ordered, unique, complete(slices.Clone(want[n-room:])...))
+}
+
+func slowCatchesUp(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}})
+	h, open := c.block(b, "held", bus.Buffer(4, 1<<10))
+	want := sequence("p", 1, 500)
+	for i, text := range want {
+		c.publish(b, c.subject("held.a"), text)
+		if i == len(want)/2 {
+			open() // half of it while the handler runs
+		}
+	}
+	c.awaitText(h, want[len(want)-1])
+	c.judge(h, exactly(append([]string{"blocks"}, want...)...), inStreamOrder, quiet)
+	if n := h.sub.Dropped(); n != 0 {
+		c.Errorf("%d messages count as dropped", n)
+	}
+}

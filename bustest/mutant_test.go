@@ -1,0 +1,242 @@
+package bustest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bustest/internal/refbus"
+	"github.com/stretchr/testify/require"
+)
+
+// reference is the harness of the reference bus with its oddities or its bug.
+func reference(cfg refbus.Config) Harness {
+	if cfg.MaxPayload == 0 {
+		cfg.MaxPayload = 100 << 10
+	}
+	h := Harness{
+		Open: func(e *Env) (bus.Bus, error) {
+			cfg := cfg
+			cfg.Dir = e.Dir
+			return refbus.Open(cfg, e.Options...)
+		},
+		MaxPayload: cfg.MaxPayload,
+		Tick:       cfg.Tick,
+		Settle:     20 * time.Millisecond,
+	}
+	for _, a := range []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Groups} {
+		switch {
+		case cfg.NoHeaders && a == Headers:
+		case cfg.NoStreams && (a == Streams || a == Durable || a == CrashSafe):
+		case cfg.NoGroups && a == Groups:
+		default:
+			h.Claims = append(h.Claims, a)
+		}
+	}
+	return h
+}
+
+// mutant is a way to break the reference bus and the check that must notice.
+type mutant struct {
+	bug, check string
+	cfg        refbus.Config // what else the bus must be to have the bug
+	child      bool          // it ends the process, or needs Run
+	said       string        // what the child must have said
+}
+
+var mutants = []mutant{
+	{bug: "corrupt", check: "RoundTrip"},
+	{bug: "wrongSubject", check: "RoundTrip"},
+	{bug: "nilDropped", check: "EmptyPayload"},
+	{bug: "starMany", check: "StarTable"},
+	{bug: "tailZero", check: "TailTable"},
+	{bug: "prefix", check: "LiteralTable"},
+	{bug: "noValidate", check: "BadSubject"},
+	{bug: "wildcardOK", check: "PublishWildcard"},
+	{bug: "reservedOK", check: "ReservedSubject"},
+	{bug: "dupMatch", check: "OverlapOnce"},
+
+	{bug: "lateSub", check: "ReadyOnReturn"},
+	{bug: "onlyFirst", check: "FanOut"},
+	{bug: "dup", check: "NoSurplus"},
+	{bug: "lateDup", check: "NoSurplus"},
+	{bug: "noHeaders", check: "HeadersRoundTrip"},
+	{bug: "badHeaderOK", check: "BadHeader"},
+	{bug: "bigOK", check: "MaxPayload"},
+	{bug: "precancelOK", check: "DoneContext"},
+	{bug: "earlyTick", check: "Tick", cfg: refbus.Config{Tick: 10 * time.Millisecond}, child: true, said: "nothing before"},
+	{bug: "groupAll", check: "GroupShares"},
+
+	{bug: "lifo", check: "FIFO"},
+	{bug: "goPerMsg", check: "FIFOPerPublisher"},
+	{bug: "perSubjectQueue", check: "CrossSubject"},
+	{bug: "perSubShuffle", check: "StreamOrder"},
+	{bug: "perSubShuffle", check: "TotalOrder"},
+	{bug: "parallelHandler", check: "HandlerSerial"},
+
+	{bug: "aliasPub", check: "PublisherBuffer"},
+	{bug: "roomToAppend", check: "KeepAndAppend"},
+	{bug: "reuseBuffer", check: "KeepAndAppend"},
+	{bug: "serialFanout", check: "SlowHandlerAlone"},
+	{bug: "blockPub", check: "SlowHandlerNoPublisher"},
+	{bug: "silentDrop", check: "LossIsCounted"},
+	{bug: "dropsUntold", check: "LossIsCounted"},
+	{bug: "dropsCaptured", check: "SlowCatchesUp"},
+
+	{bug: "panicKill", check: "PanicContained", child: true, said: "panic: on purpose"},
+	{bug: "panicSilent", check: "PanicContained"},
+	{bug: "panicEnds", check: "PanicContained"},
+	{bug: "errorSwallowed", check: "HandlerError"},
+	{bug: "errorEnds", check: "HookHarmsNobody"},
+	{bug: "hookKill", check: "HookHarmsNobody", child: true, said: "panic: in the hook, on purpose"},
+	{bug: "lockInHandler", check: "PublishInHandler"},
+	{bug: "lockInHandler", check: "SubscribeInHandler"},
+	{bug: "selfFence", check: "UnsubscribeInHandler"},
+	{bug: "closeWaitsInHandler", check: "CloseInHandler"},
+
+	{bug: "noFence", check: "Fence"},
+	{bug: "unsubNothing", check: "Fence"},
+	{bug: "unsubTwiceErr", check: "UnsubscribeTwice"},
+	{bug: "removeByFunc", check: "OnlyItself"},
+	{bug: "ignoreUntil", check: "UntilEnds"},
+	{bug: "keptAfterCancel", check: "SubscribeContext"},
+	{bug: "leakGo", check: "NoLeak"},
+
+	{bug: "pubAfterClose", check: "AfterClose"},
+	{bug: "subAfterClose", check: "AfterClose"},
+	{bug: "bareErr", check: "AfterClose"},
+	{bug: "secondCloseEarly", check: "CloseTwice"},
+	{bug: "noCloseFence", check: "CloseFence"},
+	{bug: "dropOnClose", check: "CloseFlushes"},
+	{bug: "closeRefusesHandlers", check: "CloseServesHandlers"},
+	{bug: "closeSendsOnClosed", check: "CloseUnderFire"},
+	{bug: "closeWaitsForever", check: "CloseStuckHandler"},
+	{bug: "stuckUnsaid", check: "CloseStuckHandler"},
+
+	{bug: "recreate", check: "EnsureTwice"},
+	{bug: "noUpdate", check: "EnsureUpdates"},
+	{bug: "negOK", check: "EnsureInvalid"},
+	{bug: "overlapOK", check: "EnsureOverlap"},
+	{bug: "evictNew", check: "MaxMsgs"},
+	{bug: "subjectLimitIgnored", check: "MaxMsgsPerSubject"},
+
+	{bug: "asyncStore", check: "ReadYourWrites"},
+	{bug: "replayUnmarked", check: "Receipt"},
+	{bug: "noDedup", check: "MessageID"},
+	{bug: "untoldDuplicate", check: "MessageID"},
+	{bug: "expectIgnored", check: "Expect"},
+	{bug: "conflictStores", check: "Expect"},
+	{bug: "optionsIgnored", check: "StreamOptions"},
+
+	{bug: "liveOnly", check: "ReplayAllThenLive"},
+	{bug: "offByOne", check: "LastN"},
+	{bug: "inclusive", check: "AfterCursor"},
+	{bug: "epochIgnored", check: "AfterOtherEpoch"},
+	{bug: "sinceAll", check: "SinceTime"},
+	{bug: "allPerSubject", check: "LastPerSubject"},
+	{bug: "replayAllSubjects", check: "ReplayFilter"},
+	{bug: "earlyReturn", check: "SubscribeWaits"},
+	{bug: "backgroundIgnored", check: "SubscribeWaits"},
+	{bug: "markerEarly", check: "CaughtUp"},
+	{bug: "startIgnored", check: "StartUncaptured"},
+	{bug: "streamsUnnamed", check: "StartUncaptured"},
+
+	{bug: "gap", check: "HandoverNoGap"},
+	{bug: "dupJoin", check: "HandoverNoGap"},
+	{bug: "liveFirst", check: "HandoverNoGap"},
+	{bug: "liveFirst", check: "HandoverHistoryFirst"},
+
+	{bug: "silentGap", check: "LiveGapTold"},
+	{bug: "trimMiddle", check: "TrimDuringReplay"},
+	{bug: "silentGap", check: "ResumeGapTold"},
+	{bug: "newestSkipped", check: "NewestOfSubject"},
+
+	{bug: "noPersist", check: "Reopen"},
+	{bug: "seqReset", check: "CursorGrows"},
+	{bug: "noLock", check: "SecondOpen"},
+	{bug: "ackBeforeWrite", check: "Kill", child: true, said: "is missing"},
+
+	{bug: "payloadInErr", check: "ErrorText"},
+	{bug: "bareText", check: "ErrorText"},
+	{bug: "headersIgnored", check: "NoHeaders", cfg: refbus.Config{NoHeaders: true}},
+	{bug: "streamsIgnored", check: "NoStreams", cfg: refbus.Config{NoStreams: true}},
+	{bug: "groupIgnored", check: "NoGroups", cfg: refbus.Config{NoGroups: true}},
+	{bug: "durableGroupIgnored", check: "NoDurableGroups"},
+}
+
+// harness is what catches m: short waits, since it is a bus that doesn't answer.
+func (m mutant) harness() Harness {
+	cfg := m.cfg
+	cfg.Bug = m.bug
+	h := reference(cfg)
+	h.only = m.check
+	h.Patience = time.Second
+	h.Bubble = cfg.Tick > 0
+	return h
+}
+
+const mutantVariable = "BUSTEST_MUTANT"
+
+func TestMutants_areCaughtByTheirCheck(t *testing.T) {
+	catches := map[string]bool{}
+	caught, lines := make([]bool, len(mutants)), make([]string, len(mutants))
+	var wg sync.WaitGroup
+	room := make(chan struct{}, 16) // most of them wait
+	for i, m := range mutants {
+		require.Truef(t, slices.ContainsFunc(Checks(), func(c Check) bool { return c.Name == m.check }), "no check %s", m.check)
+		catches[m.check] = true
+		wg.Go(func() {
+			room <- struct{}{}
+			defer func() { <-room }()
+			if m.child {
+				cmd := exec.Command(os.Args[0], "-test.run=^TestMutantInChild$", "-test.count=1")
+				cmd.Env = append(os.Environ(), mutantVariable+"="+m.bug)
+				out, err := cmd.CombinedOutput()
+				caught[i] = err != nil
+				lines[i] = fmt.Sprintf("in a child: %v", err)
+				if err != nil && m.said != "" && !strings.Contains(string(out), m.said) {
+					caught[i] = false
+					lines[i] += "\n" + string(out)
+				}
+				return
+			}
+			res, ok := Examine(context.Background(), m.harness()).Result(m.check)
+			caught[i] = ok && res.Status == Failed
+			lines[i] = fmt.Sprintf("%s in %v", res.Status, res.Duration.Round(time.Millisecond))
+		})
+	}
+	wg.Wait()
+	survived := 0
+	for i, m := range mutants {
+		t.Logf("%-20s %-24s %s", m.bug, m.check, lines[i])
+		if !caught[i] {
+			survived++
+			t.Errorf("%s survives %s", m.bug, m.check)
+		}
+	}
+	for _, check := range Checks() {
+		if !catches[check.Name] {
+			t.Errorf("%s has no mutant to catch", check.Name)
+		}
+	}
+	t.Logf("mutants: %d caught, %d survived", len(mutants)-survived, survived)
+}
+
+// TestMutantInChild fails in the child that TestMutants starts; on its own it does
+// nothing.
+func TestMutantInChild(t *testing.T) {
+	bug := os.Getenv(mutantVariable)
+	if bug == "" {
+		t.Skip("it is for the child that TestMutants starts")
+	}
+	i := slices.IndexFunc(mutants, func(m mutant) bool { return m.bug == bug && m.child })
+	require.GreaterOrEqual(t, i, 0)
+	Run(t, mutants[i].harness())
+}

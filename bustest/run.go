@@ -1,0 +1,195 @@
+package bustest
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// Run runs every check as a subtest of t. A check that isn't claimed is skipped with its
+// reason.
+func Run(t *testing.T, h Harness) {
+	t.Helper()
+	if err := h.fault(); err != nil {
+		t.Fatal(err)
+	}
+	h = h.withDefaults(h.Bubble)
+	for _, check := range h.checks() {
+		t.Run(check.Name, func(t *testing.T) {
+			if reason := h.unclaimed(check); reason != "" {
+				t.Skip(reason)
+			}
+			run := func(t *testing.T, h Harness) {
+				if res := h.run(check, again(t.Name())); res.Status == Failed {
+					t.Errorf("%s\n%s", check.Rule, res.Reason)
+				}
+			}
+			if !h.Bubble || check.process {
+				h := h
+				if h.Bubble {
+					h.Bubble = false
+					h.Settle = min(h.Settle, defaultSettle)
+				}
+				run(t, h)
+				return
+			}
+			// A goroutine that waits for a mutex stops the bubble's clock, and so the
+			// watchdog in it. This one runs on the real clock.
+			watchdog := time.AfterFunc(2*h.Patience, func() {
+				panic(fmt.Sprintf("bustest: %s hangs in its bubble\n%s", check.Name, allStacks()))
+			})
+			defer watchdog.Stop()
+			synctest.Test(t, func(t *testing.T) { run(t, h) })
+		})
+	}
+}
+
+// Examine runs every check one after the other, without a testing.T, and reports on
+// each. It stops early, with the rest failed, when ctx ends. Checks that need Run, which
+// can start the test binary again, are reported as not claimed.
+func Examine(ctx context.Context, h Harness) Report {
+	fault := h.fault()
+	h = h.withDefaults(false)
+	report := Report{Seed: h.Seed}
+	for _, check := range h.checks() {
+		res := Result{Check: check, Status: NotClaimed, Reason: h.unclaimed(check)}
+		switch {
+		case fault != nil:
+			res.Status, res.Reason = Failed, fault.Error()
+		case res.Reason != "":
+		case check.process:
+			res.Reason = "only Run can start the process that it needs"
+		case ctx.Err() != nil:
+			res.Status, res.Reason = Failed, "not run: "+ctx.Err().Error()
+		default:
+			res = h.run(check, nil)
+		}
+		report.Results = append(report.Results, res)
+	}
+	return report
+}
+
+// checkLabel marks the goroutines of a check, which those they start inherit.
+const checkLabel = "bustest"
+
+var runs atomic.Uint64 // makes labels unique in the process
+
+// run runs one check on a goroutine of its own, since Fatalf ends it.
+func (h *Harness) run(check Check, child func(...string) *exec.Cmd) Result {
+	began := time.Now()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	name := fnv.New64a()
+	name.Write([]byte(check.Name)) // never fails
+	c := &C{
+		h: h, check: check, ctx: ctx, cancel: cancel, child: child,
+		prefix: fmt.Sprintf("t%x", newSeed()),
+		rand:   rand.New(rand.NewPCG(h.Seed, name.Sum64())),
+	}
+	ended, cleaned := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(cleaned)
+		c.cleanUp(ended)
+	}()
+	go labelled(fmt.Sprintf("%s-%d", check.Name, runs.Add(1)), func() {
+		defer close(ended)
+		defer c.contain()
+		check.Run(c)
+	})
+
+	// Every wait inside a check is bounded by Patience, so this is for a call that doesn't
+	// return at all.
+	watchdog := time.NewTimer(2*h.Patience + 20*h.Settle)
+	defer watchdog.Stop()
+	select {
+	case <-cleaned:
+	case <-watchdog.C:
+		c.Errorf("the check hangs. All goroutines:\n%s", allStacks())
+		cancel() // frees what waits in the check; a bus that hangs stays behind
+	}
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	res := Result{Check: check, Status: Passed, Duration: time.Since(began)}
+	if c.failed {
+		res.Status = Failed
+		res.Reason = strings.Join(c.log, "\n") + fmt.Sprintf("\n(seed %d)", h.Seed)
+	}
+	return res
+}
+
+// cleanUp calls the cleanups, the last first, when the check has ended.
+func (c *C) cleanUp(ended <-chan struct{}) {
+	select {
+	case <-ended:
+	case <-c.ctx.Done(): // by the watchdog
+	}
+	c.cancel()
+	for {
+		c.mu.Lock()
+		n := len(c.cleanups)
+		if n == 0 {
+			c.mu.Unlock()
+			return
+		}
+		f := c.cleanups[n-1]
+		c.cleanups = c.cleanups[:n-1]
+		c.mu.Unlock()
+		func() {
+			defer c.contain()
+			f()
+		}()
+	}
+}
+
+// again returns how to run the test of that name in a new process.
+func again(test string) func(env ...string) *exec.Cmd {
+	parts := strings.Split(test, "/")
+	for i, p := range parts {
+		parts[i] = "^" + regexp.QuoteMeta(p) + "$"
+	}
+	return func(env ...string) *exec.Cmd {
+		cmd := exec.Command(os.Args[0], "-test.run="+strings.Join(parts, "/"), "-test.count=1")
+		cmd.Env = append(os.Environ(), env...)
+		return cmd
+	}
+}
+
+// labelled calls f with a label on the goroutine and all that it starts.
+func labelled(label string, f func()) {
+	pprof.Do(context.Background(), pprof.Labels(checkLabel, label), func(context.Context) { f() })
+}
+
+// running returns the stacks of the goroutines with a label.
+func running(label string) []string {
+	var b strings.Builder
+	if err := pprof.Lookup("goroutine").WriteTo(&b, 1); err != nil {
+		return []string{err.Error()}
+	}
+	var stacks []string
+	for _, stack := range strings.Split(b.String(), "\n\n") {
+		if strings.Contains(stack, fmt.Sprintf("%q:%q", checkLabel, label)) {
+			stacks = append(stacks, stack)
+		}
+	}
+	return stacks
+}
+
+func allStacks() string {
+	stacks := make([]byte, 256<<10)
+	return string(stacks[:runtime.Stack(stacks, true)])
+}
+
+// newSeed is never zero, which stands for "a new one".
+func newSeed() uint64 { return rand.Uint64()>>16 | 1 }

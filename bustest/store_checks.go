@@ -1,0 +1,140 @@
+package bustest
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+var storeChecks = []Check{
+	{
+		Name: "ReadYourWrites", Run: readYourWrites, Needs: []Ability{Streams},
+		Rule:   "a captured message whose Publish has returned nil is stored",
+		Origin: "core NATS loses what it has flushed",
+	},
+	{
+		Name: "Receipt", Run: receipt, Needs: []Ability{Streams},
+		Rule: "a receipt tells the cursor with which the message is delivered, live and replayed",
+	},
+	{
+		Name: "MessageID", Run: messageID, Needs: []Ability{Streams},
+		Rule: "a second publish under the same ID is accepted, told as a duplicate, and neither stored nor delivered",
+	},
+	{
+		Name: "Expect", Run: expect, Needs: []Ability{Streams},
+		Rule: "an expectation that doesn't hold is ErrConflict and stores nothing",
+	},
+	{
+		Name: "StreamOptions", Run: streamOptions,
+		Rule: "a stream's option on an uncaptured subject is ErrNoStream and publishes nothing",
+	},
+}
+
+func readYourWrites(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
+	for i := range 30 {
+		subject := c.subject(fmt.Sprintf("a.%d", i))
+		c.publish(b, subject, "written")
+		c.checkStored(b, subject, "written")
+	}
+}
+
+func receipt(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
+	live := c.subscribe(b, c.subject("a.x"))
+	var cursors []bus.Cursor
+	want := sequence("p", 1, 10)
+	for _, text := range want {
+		c.publish(b, c.subject("a.other"), "between")
+		cursor := c.store(b, c.subject("a.x"), text)
+		cursors = append(cursors, cursor)
+		if parsed, err := bus.ParseCursor(cursor.String()); err != nil || parsed != cursor {
+			c.Errorf("cursor %q doesn't survive being written: %q, %v", cursor, parsed, err)
+		}
+	}
+	c.awaitText(live, want[9])
+	stored := c.subscribe(b, c.subject("a.x"), bus.All())
+	for _, h := range []*history{live, stored} {
+		c.judge(h, exactly(want...), inStreamOrder)
+		i := 0
+		for at, e := range h.all() {
+			if e.kind != delivered || i == len(cursors) {
+				continue
+			}
+			if e.cursor != cursors[i] || e.msg.Time.IsZero() || e.replayed != (h == stored) {
+				c.Errorf("%s: want cursor %s, a time, and replayed %t, have %s, %v, %t\n%s", h.name, cursors[i], h == stored,
+					e.cursor, e.msg.Time, e.replayed, around(h.all(), at))
+			}
+			i++
+		}
+	}
+}
+
+func messageID(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
+	h := c.subscribe(b, c.subject("a.>"))
+	var first, second, third bus.Receipt
+	c.publish(b, c.subject("a.x"), "once", bus.MessageID("id-1"), bus.WithReceipt(&first))
+	c.publish(b, c.subject("a.x"), "once", bus.MessageID("id-1"), bus.WithReceipt(&second))
+	// The ID is of the stream, not of the subject, and looked at before an expectation.
+	c.publish(b, c.subject("a.y"), "once", bus.MessageID("id-1"), bus.WithReceipt(&third), bus.ExpectLast(first.Cursor))
+	c.publish(b, c.subject("a.x"), "another", bus.MessageID("id-2"))
+	c.awaitText(h, "another")
+	c.judge(h, exactly("once", "another"))
+	c.checkStored(b, c.subject("a.>"), "once", "another")
+	if first.Duplicate || !second.Duplicate || !third.Duplicate {
+		c.Errorf("the receipts say duplicate: %t, %t, %t; want false, true, true", first.Duplicate, second.Duplicate, third.Duplicate)
+	}
+	if first.Cursor.IsZero() || !second.Cursor.IsZero() && second.Cursor != first.Cursor {
+		c.Errorf("the receipts say %q, then %q", first.Cursor, second.Cursor)
+	}
+}
+
+func expect(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
+	refused := func(what string, opt bus.PublishOption) {
+		if err := b.Publish(c.ctx, c.subject("a.x"), []byte("refused"), opt); !errors.Is(err, bus.ErrConflict) {
+			c.Errorf("%s: want ErrConflict, have %v", what, err)
+		}
+	}
+	var first, other, second bus.Receipt
+	c.publish(b, c.subject("a.x"), "first", bus.ExpectNone(), bus.WithReceipt(&first))
+	refused("ExpectNone with one stored", bus.ExpectNone())
+	c.publish(b, c.subject("a.y"), "of another subject", bus.ExpectNone(), bus.WithReceipt(&other))
+	refused("ExpectLast of another subject", bus.ExpectLast(other.Cursor))
+	c.publish(b, c.subject("a.x"), "second", bus.ExpectLast(first.Cursor), bus.WithReceipt(&second))
+	refused("ExpectLast of the one before", bus.ExpectLast(first.Cursor))
+	refused("ExpectLast of another epoch", bus.ExpectLast(bus.NewCursor("another", second.Cursor.Sequence())))
+	c.publish(b, c.subject("a.x"), "third", bus.ExpectLast(second.Cursor))
+	c.checkStored(b, c.subject("a.x"), "first", "second", "third")
+}
+
+func streamOptions(c *C) {
+	b := c.Bus()
+	h := c.subscribe(b, c.subject("free.*"))
+	var r bus.Receipt
+	for name, opt := range map[string]bus.PublishOption{
+		"MessageID":   bus.MessageID("id"),
+		"ExpectLast":  bus.ExpectLast(bus.NewCursor("epoch", 1)),
+		"ExpectNone":  bus.ExpectNone(),
+		"WithReceipt": bus.WithReceipt(&r),
+	} {
+		err := b.Publish(c.ctx, c.subject("free.a"), []byte(name), opt)
+		if !c.isNoStream(err) {
+			c.Errorf("%s on an uncaptured subject: want ErrNoStream, have %v", name, err)
+		}
+	}
+	c.publish(b, c.subject("free.a"), "end")
+	c.awaitText(h, "end")
+	c.judge(h, exactly("end"))
+}
+
+// isNoStream: a backend without streams may also say that it has none.
+func (c *C) isNoStream(err error) bool {
+	return errors.Is(err, bus.ErrNoStream) || !c.h.claims(Streams) && errors.Is(err, bus.ErrUnsupported)
+}

@@ -1,0 +1,182 @@
+package bustest
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+var streamChecks = []Check{
+	{
+		Name: "EnsureTwice", Run: ensureTwice, Needs: []Ability{Streams},
+		Rule:   "EnsureStreams with the same configs changes nothing, also from several callers at once",
+		Origin: "Terraform-style recreation loses the store",
+	},
+	{
+		Name: "EnsureUpdates", Run: ensureUpdates, Needs: []Ability{Streams},
+		Rule: "EnsureStreams updates limits and subjects and loses only what the new limits discard",
+	},
+	{
+		Name: "EnsureInvalid", Run: ensureInvalid, Needs: []Ability{Streams},
+		Rule:   "an invalid stream config is ErrBadStream, the error names the stream, and nothing is created",
+		Origin: "nats-server accepts MaxMsgs -2 and a stream without subjects",
+	},
+	{
+		Name: "EnsureOverlap", Run: ensureOverlap, Needs: []Ability{Streams},
+		Rule:   "capturing a subject of another stream is ErrStreamOverlap, naming both, and changes nothing",
+		Origin: "nats-server#3362, #3429, #2144; nats.rs#1498",
+	},
+	{
+		Name: "MaxMsgs", Run: maxMsgs, Needs: []Ability{Streams},
+		Rule: "a stream keeps its newest MaxMsgs messages, in order",
+	},
+	{
+		Name: "MaxMsgsPerSubject", Run: maxMsgsPerSubject, Needs: []Ability{Streams},
+		Rule: "a stream keeps the newest MaxMsgsPerSubject messages of each subject",
+	},
+}
+
+// checkStored fails the check unless the stream holds these messages of the pattern.
+func (c *C) checkStored(b bus.Bus, pattern string, want ...string) {
+	h := c.subscribe(b, pattern, bus.All())
+	h.name = "what is stored of " + pattern
+	c.judge(h, exactly(want...), inStreamOrder)
+	if err := h.sub.Unsubscribe(c.ctx); err != nil {
+		c.Errorf("Unsubscribe: %v", err)
+	}
+}
+
+func ensureTwice(c *C) {
+	b := c.Bus()
+	cfg := bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>"), c.subject("b")}, MaxMsgs: 100}
+	other := bus.StreamConfig{Name: c.stream("T"), Subjects: []string{c.subject("c")}}
+	c.together(8, "EnsureStreams", func(int) { c.ensure(b, cfg, other) })
+	want := sequence("p", 1, 10)
+	cursors := map[bus.Cursor]bool{}
+	for _, text := range want {
+		cursors[c.store(b, c.subject("a.x"), text)] = true
+	}
+	live := c.subscribe(b, c.subject("a.>"))
+	c.together(8, "EnsureStreams", func(int) { c.ensure(b, cfg) })
+	c.checkStored(b, c.subject("a.>"), want...)
+	c.publish(b, c.subject("a.x"), "end")
+	e := c.awaitText(live, "end")
+	c.judge(live, exactly("end"), quiet)
+	for cursor := range cursors {
+		if order, same := cursor.Compare(e.cursor); !same || order >= 0 {
+			c.Errorf("cursor %s before EnsureStreams, %s after it", cursor, e.cursor)
+		}
+	}
+}
+
+func ensureUpdates(c *C) {
+	b := c.Bus()
+	cfg := bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}}
+	c.ensure(b, cfg)
+	for _, text := range sequence("p", 1, 20) {
+		c.store(b, c.subject("a"), text)
+	}
+	cfg.MaxMsgs = 5
+	c.ensure(b, cfg)
+	c.checkStored(b, c.subject("a"), sequence("p", 16, 20)...)
+	cfg.MaxMsgs, cfg.Subjects = 7, append(cfg.Subjects, c.subject("b"))
+	c.ensure(b, cfg)
+	for _, text := range sequence("p", 21, 23) {
+		c.store(b, c.subject("b"), text)
+	}
+	c.checkStored(b, c.subject("a"), sequence("p", 17, 20)...)
+	c.checkStored(b, c.subject("b"), sequence("p", 21, 23)...)
+}
+
+func ensureInvalid(c *C) {
+	b := c.Bus()
+	good := bus.StreamConfig{Name: c.stream("GOOD"), Subjects: []string{c.subject("good")}}
+	valid := func(change func(cfg *bus.StreamConfig)) bus.StreamConfig {
+		cfg := bus.StreamConfig{Name: c.stream("BAD"), Subjects: []string{c.subject("bad")}}
+		change(&cfg)
+		return cfg
+	}
+	for what, bad := range map[string]bus.StreamConfig{
+		"an empty name":               valid(func(cfg *bus.StreamConfig) { cfg.Name = "" }),
+		"a dot in its name":           valid(func(cfg *bus.StreamConfig) { cfg.Name += ".x" }),
+		"a space in its name":         valid(func(cfg *bus.StreamConfig) { cfg.Name += " x" }),
+		"a wildcard in its name":      valid(func(cfg *bus.StreamConfig) { cfg.Name += "*" }),
+		"a slash in its name":         valid(func(cfg *bus.StreamConfig) { cfg.Name += "/x" }),
+		"a name of 65 bytes":          valid(func(cfg *bus.StreamConfig) { cfg.Name = strings.Repeat("x", 65) }),
+		"no subject":                  valid(func(cfg *bus.StreamConfig) { cfg.Subjects = nil }),
+		"negative MaxMsgs":            valid(func(cfg *bus.StreamConfig) { cfg.MaxMsgs = -2 }),
+		"MaxMsgs of -1":               valid(func(cfg *bus.StreamConfig) { cfg.MaxMsgs = -1 }),
+		"negative MaxBytes":           valid(func(cfg *bus.StreamConfig) { cfg.MaxBytes = -7 }),
+		"negative per subject":        valid(func(cfg *bus.StreamConfig) { cfg.MaxMsgsPerSubject = -1 }),
+		"negative MaxAge":             valid(func(cfg *bus.StreamConfig) { cfg.MaxAge = -time.Hour }),
+		"MaxAge below one second":     valid(func(cfg *bus.StreamConfig) { cfg.MaxAge = time.Millisecond }),
+		"negative Duplicates":         valid(func(cfg *bus.StreamConfig) { cfg.Duplicates = -time.Second }),
+		"Duplicates below 100 ms":     valid(func(cfg *bus.StreamConfig) { cfg.Duplicates = time.Millisecond }),
+		"Duplicates above its MaxAge": valid(func(cfg *bus.StreamConfig) { cfg.MaxAge, cfg.Duplicates = time.Minute, time.Hour }),
+	} {
+		err := b.EnsureStreams(c.ctx, good, bad)
+		if !errors.Is(err, bus.ErrBadStream) {
+			c.Errorf("a config with %s: want ErrBadStream, have %v", what, err)
+		} else if bad.Name != "" && len(bad.Name) <= 64 && !strings.Contains(err.Error(), bad.Name) {
+			c.Errorf("a config with %s: the error doesn't name %q: %v", what, bad.Name, err)
+		}
+	}
+	for _, subject := range []string{"good", "bad"} {
+		if err := b.Publish(c.ctx, c.subject(subject), nil, bus.ExpectNone()); !errors.Is(err, bus.ErrNoStream) {
+			c.Errorf("a refused list of configs has created a stream: Publish on %s: want ErrNoStream, have %v", subject, err)
+		}
+	}
+}
+
+func ensureOverlap(c *C) {
+	b := c.Bus()
+	first := bus.StreamConfig{Name: c.stream("FIRST"), Subjects: []string{c.subject("a.*"), c.subject("b.>")}}
+	c.ensure(b, first)
+	c.store(b, c.subject("a.x"), "stored")
+	for _, subject := range []string{"a.x", "a.*", "*.x", "b.x.y", "b.>", "*.*", ">"} {
+		second := bus.StreamConfig{Name: c.stream("SECOND"), Subjects: []string{c.subject("free." + subject), c.subject(subject)}}
+		if subject == ">" {
+			second.Subjects = second.Subjects[1:]
+		}
+		err := b.EnsureStreams(c.ctx, second)
+		if !errors.Is(err, bus.ErrStreamOverlap) {
+			c.Errorf("capturing %s, too: want ErrStreamOverlap, have %v", subject, err)
+		} else if !strings.Contains(err.Error(), first.Name) || !strings.Contains(err.Error(), second.Name) {
+			c.Errorf("the error doesn't name %s and %s: %v", first.Name, second.Name, err)
+		}
+	}
+	itself := bus.StreamConfig{Name: c.stream("SELF"), Subjects: []string{c.subject("c.*"), c.subject("c.x")}}
+	if err := b.EnsureStreams(c.ctx, itself); !errors.Is(err, bus.ErrStreamOverlap) && !errors.Is(err, bus.ErrBadStream) {
+		c.Errorf("a stream whose subjects overlap: want ErrStreamOverlap, have %v", err)
+	}
+	both := []bus.StreamConfig{
+		{Name: c.stream("D1"), Subjects: []string{c.subject("d.>")}},
+		{Name: c.stream("D2"), Subjects: []string{c.subject("d.x")}},
+	}
+	if err := b.EnsureStreams(c.ctx, both...); !errors.Is(err, bus.ErrStreamOverlap) {
+		c.Errorf("two new streams that overlap: want ErrStreamOverlap, have %v", err)
+	}
+	c.checkStored(b, c.subject("a.x"), "stored")
+}
+
+func maxMsgs(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}, MaxMsgs: 10})
+	for i, text := range sequence("p", 1, 25) {
+		c.publish(b, c.subject(fmt.Sprintf("a.%d", i%3)), text)
+	}
+	c.checkStored(b, c.subject("a.>"), sequence("p", 16, 25)...)
+}
+
+func maxMsgsPerSubject(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}, MaxMsgsPerSubject: 2})
+	c.store(b, c.subject("a.rare"), "rare")
+	for i, text := range sequence("p", 1, 20) {
+		c.store(b, c.subject(fmt.Sprintf("a.%d", i%2)), text)
+	}
+	c.checkStored(b, c.subject("a.>"), append([]string{"rare"}, sequence("p", 17, 20)...)...)
+}

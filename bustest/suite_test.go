@@ -1,0 +1,116 @@
+package bustest
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bustest/internal/refbus"
+	"github.com/stretchr/testify/require"
+)
+
+func TestRun_passesTheReferenceBus(t *testing.T) { Run(t, reference(refbus.Config{})) }
+
+func TestRun_passesOddButConformingBuses(t *testing.T) {
+	for name, cfg := range map[string]refbus.Config{
+		"delays":         {Delay: true},
+		"yields":         {Yield: true},
+		"ticks":          {Tick: 2 * time.Millisecond},
+		"gaps":           {Gaps: true},
+		"wrapped errors": {Wrap: true},
+		"lacks a lot":    {NoHeaders: true, NoStreams: true, NoGroups: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			Run(t, reference(cfg))
+		})
+	}
+}
+
+func TestRun_passesInABubble(t *testing.T) {
+	for name, cfg := range map[string]refbus.Config{
+		"instant": {},
+		"ticks":   {Tick: 100 * time.Millisecond},
+		"delays":  {Delay: true, Gaps: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := reference(cfg)
+			h.Bubble, h.Settle = true, 0
+			Run(t, h)
+		})
+	}
+}
+
+func TestExamine_reportsEveryCheck(t *testing.T) {
+	h := reference(refbus.Config{NoGroups: true})
+	h.Extra = []Check{
+		{Name: "ExtraPasses", Rule: "a rule of its own", Run: func(c *C) { c.Bus() }},
+		{Name: "ExtraFails", Rule: "a rule that is broken", Run: func(c *C) { c.Fatalf("on purpose") }},
+		{Name: "ExtraPanics", Rule: "a rule that panics", Run: func(c *C) { panic("on purpose") }},
+	}
+	report := Examine(t.Context(), h)
+	require.Len(t, report.Results, len(Checks())+3)
+	want := map[string]Status{
+		"GroupShares": NotClaimed, "NoGroups": Passed, "NoHeaders": NotClaimed, "NoStreams": NotClaimed, "Kill": NotClaimed, "Tick": NotClaimed,
+		"ExtraFails": Failed, "ExtraPanics": Failed,
+	}
+	for _, res := range report.Results {
+		status, special := want[res.Check.Name]
+		if !special {
+			status = Passed
+		}
+		require.Equal(t, status, res.Status, "%s: %s", res.Check.Name, res.Reason)
+		require.Equal(t, res.Status == Passed, res.Reason == "", res.Check.Name)
+	}
+	require.ErrorContains(t, report.Err(), "a rule that is broken")
+	require.Contains(t, report.String(), "2 failed")
+}
+
+func TestExamine_reportsAHangWithStacks(t *testing.T) {
+	h := reference(refbus.Config{})
+	h.Patience, h.only = 50*time.Millisecond, "Hangs"
+	h.Extra = []Check{{Name: "Hangs", Rule: "a rule that is never decided", Run: func(c *C) { select {} }}}
+	res, ok := Examine(t.Context(), h).Result("Hangs")
+	require.True(t, ok)
+	require.Equal(t, Failed, res.Status)
+	require.Contains(t, res.Reason, "TestExamine_reportsAHangWithStacks")
+}
+
+func TestExamine_stopsWhenItsContextEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	report := Examine(ctx, reference(refbus.Config{}))
+	require.Len(t, report.Results, len(Checks()))
+	require.Error(t, report.Err())
+}
+
+func TestExamine_failsAHarnessThatIsWrong(t *testing.T) {
+	open := func(e *Env) (bus.Bus, error) { return nil, errors.New("no bus here") }
+	for name, h := range map[string]Harness{
+		"no Open":              {},
+		"unknown ability":      {Open: open, Claims: []Ability{"Telepathy"}},
+		"CrashSafe alone":      {Open: open, Claims: []Ability{CrashSafe}},
+		"a nameless check":     {Open: open, Extra: []Check{{Rule: "r", Run: func(*C) {}}}},
+		"a name that is taken": {Open: open, Extra: []Check{{Name: "FIFO", Rule: "r", Run: func(*C) {}}}},
+		"Open fails":           {Open: open},
+	} {
+		report := Examine(t.Context(), h)
+		require.Error(t, report.Err(), name)
+		for _, res := range report.Results {
+			require.NotEqual(t, Passed, res.Status, name)
+		}
+	}
+}
+
+func TestChecks_haveARuleEach(t *testing.T) {
+	seen := map[string]bool{}
+	for _, check := range Checks() {
+		require.NotEmpty(t, check.Name)
+		require.NotEmpty(t, check.Rule, check.Name)
+		require.NotNil(t, check.Run, check.Name)
+		require.False(t, seen[check.Name], check.Name)
+		seen[check.Name] = true
+	}
+}
