@@ -36,6 +36,8 @@ type Bus struct {
 	feeds     map[string]*feed
 	listeners map[string]*listener
 	acked     map[string]*atomic.Uint64 // by stream and epoch: the last own acknowledgement
+	moving    bool                      // an own EnsureStreams is changing what captures what
+	moved     []*subscription           // whose pattern it concerns
 	calls     int                       // running calls from outside handlers
 	idle      chan struct{}             // not nil while Close waits for calls to be 0
 	closing   bool
@@ -350,13 +352,7 @@ func (b *Bus) ensureStream(ctx context.Context, cfg bus.StreamConfig, exists boo
 			return err
 		}
 	}
-	b.sending.Lock()
-	err := b.backend.Ensure(ctx, cfg)
-	if err == nil {
-		_, err = b.refresh.get(ctx)
-	}
-	b.sending.Unlock()
-	if err != nil || !exists {
+	if err := b.move(ctx, cfg, before.Last); err != nil || !exists {
 		return err
 	}
 	// A publish in between hides as many; what is logged is at least right about its direction.
@@ -364,6 +360,35 @@ func (b *Bus) ensureStream(ctx context.Context, cfg bus.StreamConfig, exists boo
 		b.log.Warn("bus: new limits discarded messages", "stream", cfg.Name, "count", before.Msgs-after.Msgs)
 	}
 	return nil
+}
+
+// move changes a stream while nothing is sent past it, and has the subscriptions that it
+// concerns receive from it, from behind a sequence.
+func (b *Bus) move(ctx context.Context, cfg bus.StreamConfig, after uint64) error {
+	b.sending.Lock()
+	defer b.sending.Unlock()
+	// What was sent as uncaptured must arrive before it would be taken for a copy of something captured.
+	if err := b.backend.Flush(ctx); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	b.moving = true
+	b.mu.Unlock()
+	err := b.backend.Ensure(ctx, cfg)
+	var t *table
+	if err == nil {
+		t, err = b.refresh.get(ctx)
+	}
+	b.mu.Lock()
+	moved := b.moved
+	b.moving, b.moved = false, nil
+	b.mu.Unlock()
+	for _, s := range moved {
+		if t == nil || s.reroute(ctx, t, cfg.Name, after) != nil {
+			s.end(bus.ErrStreamChanged)
+		}
+	}
+	return err
 }
 
 // Streams implements bus.StreamLister.
@@ -419,6 +444,9 @@ func (b *Bus) install() (*table, error) {
 		if !s.route.equal(t.route(s.pattern)) {
 			changed = append(changed, s)
 		}
+	}
+	if b.moving {
+		b.moved, changed = append(b.moved, changed...), nil
 	}
 	feeds := make([]*feed, 0, len(b.feeds))
 	for _, f := range b.feeds {

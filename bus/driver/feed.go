@@ -350,6 +350,32 @@ func (f *feed) fromRing(epoch string, q Query) (Batch, bool) {
 	return batch, true
 }
 
+// seekRing finds the place before the last n messages that match, if the ring reaches back far enough.
+func (f *feed) seekRing(st State, pattern string, n int, upTo uint64) (after uint64, ok bool) {
+	if !st.Dense || f.config.Load().Config.MaxMsgsPerSubject > 0 {
+		return 0, false
+	}
+	f.mu.Lock()
+	ring, ringAfter := f.ring, f.ringAfter
+	usable := f.epoch == st.Epoch && f.head >= upTo
+	f.mu.Unlock()
+	if !usable {
+		return 0, false
+	}
+	for _, m := range slices.Backward(ring) {
+		seq := m.Cursor.Sequence()
+		if seq < st.First {
+			return st.First - 1, true
+		}
+		if seq <= upTo && bus.Match(pattern, m.Subject) {
+			if n--; n == 0 {
+				return seq - 1, true
+			}
+		}
+	}
+	return st.First - 1, ringAfter < st.First
+}
+
 // read answers a query from the ring or the store. st is the state that the caller has just asked for.
 func (f *feed) read(ctx context.Context, st State, q Query) (Batch, error) {
 	s := *f.config.Load()

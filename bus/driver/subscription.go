@@ -27,7 +27,7 @@ type subscription struct {
 	pattern  string
 	handler  bus.Handler
 	hook     bus.ErrorHook // nil: the bus's
-	route    route
+	route    route         // under b.mu
 	maxMsgs  int
 	maxBytes int
 	ctx      context.Context // of the handler
@@ -149,13 +149,18 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	b.subs[s] = struct{}{}
 	b.mu.Unlock()
 
-	err := s.connect(ctx, &o.Start)
+	err := s.connect(ctx, r, &o.Start)
 	if err == nil && o.Until != nil {
 		s.until = context.AfterFunc(o.Until, func() { s.end(context.Cause(o.Until)) })
 	}
 	if err == nil {
 		err = s.Err() // the streams may have changed meanwhile
 	}
+	b.mu.Lock()
+	if err == nil && !s.route.equal(r) {
+		err = bus.ErrStreamChanged
+	}
+	b.mu.Unlock()
 	if err != nil {
 		s.end(err)
 		return nil, err
@@ -164,25 +169,16 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 }
 
 // connect makes the legs.
-func (s *subscription) connect(ctx context.Context, start *bus.Start) error {
-	for _, name := range s.route.streams {
+func (s *subscription) connect(ctx context.Context, r route, start *bus.Start) error {
+	for _, name := range r.streams {
 		if err := s.connectStream(ctx, name, start); err != nil {
 			return err
 		}
 	}
-	if !s.route.captured {
-		n, err := s.b.acquireListener(ctx, s.pattern)
-		if err != nil {
+	if !r.captured {
+		if err := s.connectUncaptured(ctx); err != nil {
 			return err
 		}
-		l := &leg{sub: s, listener: n}
-		if !s.add(l) {
-			s.b.releaseListener(n)
-			return s.Err()
-		}
-		n.mu.Lock()
-		n.legs[l] = struct{}{}
-		n.mu.Unlock()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -203,6 +199,58 @@ func (s *subscription) add(l *leg) bool {
 	s.legs = append(s.legs, l)
 	return true
 }
+
+func (s *subscription) connectUncaptured(ctx context.Context) error {
+	n, err := s.b.acquireListener(ctx, s.pattern)
+	if err != nil {
+		return err
+	}
+	l := &leg{sub: s, listener: n}
+	if !s.add(l) {
+		s.b.releaseListener(n)
+		return s.Err()
+	}
+	n.mu.Lock()
+	n.legs[l] = struct{}{}
+	n.mu.Unlock()
+	return nil
+}
+
+// reroute lets the subscription receive as t says, now that an own EnsureStreams has changed
+// the named stream: what it has stored behind a sequence was published while the subscription stood.
+func (s *subscription) reroute(ctx context.Context, t *table, name string, after uint64) error {
+	r := t.route(s.pattern)
+	s.b.mu.Lock()
+	old := s.route
+	s.route = r
+	s.b.mu.Unlock()
+	for _, touched := range r.streams {
+		if slices.Contains(old.streams, touched) {
+			continue
+		}
+		if touched != name {
+			return bus.ErrStreamChanged // somebody else's doing
+		}
+		start := bus.Start{Kind: startBehind, N: int(after)}
+		if err := s.connectStream(ctx, touched, &start); err != nil {
+			return err
+		}
+	}
+	if old.captured && !r.captured {
+		if err := s.connectUncaptured(ctx); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.startLocked()
+	}
+	return nil
+}
+
+// startBehind is a start position of the driver's own: live, behind the sequence N.
+const startBehind bus.StartKind = 255
 
 func (s *subscription) connectStream(ctx context.Context, name string, start *bus.Start) error {
 	f, err := s.b.acquireFeed(ctx, name)
@@ -251,6 +299,8 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 	case bus.StartNew:
 		l.state, l.from, l.target = live, last, 0
 	case bus.StartAll:
+	case startBehind:
+		l.pos, l.target = uint64(start.N), 0
 	case bus.StartAfter:
 		seq := start.Cursor.Sequence()
 		switch {
@@ -260,6 +310,10 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 			l.notices = append(l.notices, &bus.GapError{Stream: f.name, After: start.Cursor, Before: bus.NewCursor(st.Epoch, max(1, st.First))})
 		}
 	case bus.StartLast, bus.StartSince, bus.StartLastPerSubject:
+		if after, ok := f.seekRing(st, s.pattern, start.N, last); ok && start.Kind == bus.StartLast {
+			l.pos = after
+			break
+		}
 		release, err := f.slot(ctx)
 		if err != nil {
 			return nil, err
@@ -278,7 +332,7 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 			return nil, err
 		}
 	}
-	if start.Kind != bus.StartNew && start.Kind != bus.StartAfter {
+	if start.Kind != bus.StartNew && start.Kind != bus.StartAfter && start.Kind != startBehind {
 		// What limits took before the call is no gap: all is what is there.
 		l.pos = max(l.pos, min(max(1, st.First)-1, last))
 	}

@@ -1,0 +1,19 @@
+package natsbus_test
+
+import (
+	"testing"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/natsbus"
+	"github.com/jitney-go/jitney/bustest"
+)
+
+func TestConformance(t *testing.T) {
+	bustest.Run(t, bustest.Harness{
+		Open: func(e *bustest.Env) (bus.Bus, error) { return natsbus.Open(e.Context(), e.Dir, e.Options...) },
+		Claims: []bustest.Ability{
+			bustest.Headers, bustest.Streams, bustest.Durable, bustest.CrashSafe, bustest.Locking, bustest.TotalOrder,
+		},
+		MaxPayload: 1 << 20,
+	})
+}

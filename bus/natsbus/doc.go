@@ -1,0 +1,32 @@
+// Package natsbus is a bus on NATS: an embedded server with JetStream in this process, or
+// a client of a server elsewhere. Import it for its URL scheme:
+//
+//	b, err := bus.Open(ctx, "nats:./data/chat")   // embedded, stores in ./data/chat
+//	b, err := bus.Open(ctx, "nats:")              // embedded, stores in ./data/nats
+//	b, err := bus.Open(ctx, "nats://user:password@host:4222")
+//
+// # The embedded server
+//
+// It is reached through memory and listens on nothing, unless the URL says
+// ?listen=127.0.0.1:4222; beyond loopback that needs &token=SECRET, which clients then give.
+// Its directory is private to the user and belongs to one process at a time: a second one
+// is bus.ErrLocked. (The server itself would let both in, and they would lose each other's messages.)
+//
+// # What is acknowledged
+//
+// A publish on a captured subject returns when the stream has written the message to its
+// file. That survives a kill of the process. The file system is synced every 100 ms, so a
+// crash of the machine may take the last messages, and a stream that is younger than 30 seconds.
+// On a server elsewhere it is as that server is configured.
+//
+// # Streams
+//
+// There is one consumer at the server per stream that this process subscribes to, however
+// many subscriptions there are, and none that outlives the bus by more than 30 seconds.
+// Streams that others created can be used as well; those without direct access (allow_direct) are read message
+// by message. An epoch is the time of a stream's creation. Streams that other processes
+// create or delete are noticed within a second.
+//
+// A message has at most 1 MiB, header included, on the embedded server, and elsewhere what that server allows, less 4 KiB for
+// the headers of NATS itself, which handlers don't see. Groups are bus.ErrUnsupported.
+package natsbus

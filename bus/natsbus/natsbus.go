@@ -1,0 +1,275 @@
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+const (
+	defaultDir = "./data/nats"
+	// maxPayload of the embedded server, and reserve for the headers that NATS adds.
+	maxPayload = 1 << 20
+	reserve    = 4 << 10
+	// pollEvery is how often a server that others use, too, is asked for its streams.
+	pollEvery = 900 * time.Millisecond
+)
+
+func init() {
+	bus.Register("nats", openURL)
+}
+
+func openURL(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error) {
+	if u.Host != "" {
+		if u.Path != "" && u.Path != "/" {
+			return nil, fmt.Errorf("a server's URL has no path (%s); a directory is written nats:%s", u.Path, u.Path)
+		}
+		if _, err := driver.Params(u); err != nil {
+			return nil, err
+		}
+		return connect(ctx, u, o)
+	}
+	params, err := driver.Params(u, "listen", "token")
+	if err != nil {
+		return nil, err
+	}
+	dir := u.Opaque
+	if dir == "" {
+		dir = u.Path
+	}
+	if dir == "" {
+		dir = defaultDir
+	}
+	e := embedded{dir: dir, listen: params["listen"], token: params["token"], log: o.Logger}
+	return open(ctx, &e, o)
+}
+
+// Open returns a bus on an embedded server that stores in dir and listens on nothing.
+// Errors: bus.ErrLocked when another process has the directory.
+func Open(ctx context.Context, dir string, opts ...bus.OpenOption) (bus.Bus, error) {
+	o := bus.NewOpenOptions(opts)
+	b, err := open(ctx, &embedded{dir: dir, log: o.Logger}, o)
+	if err != nil {
+		return nil, fmt.Errorf("natsbus: open %s: %w", dir, err)
+	}
+	return b, nil
+}
+
+// natsBus is what Open returns.
+type natsBus struct {
+	*driver.Bus
+	backend *backend
+}
+
+// Health implements bus.HealthChecker.
+func (b *natsBus) Health(ctx context.Context) error {
+	if err := b.backend.health(ctx); err != nil {
+		return fmt.Errorf("bus: health: %w", err)
+	}
+	return nil
+}
+
+// backend is two connections to a server: one keeps the order of what is published and
+// received, the other one asks, so that a long answer holds up no publish.
+type backend struct {
+	server *embedded // nil: elsewhere
+	log    *slog.Logger
+	nc     *nats.Conn
+	rc     *nats.Conn
+
+	mu        sync.Mutex
+	listens   map[*listen]struct{}
+	tails     map[*tail]struct{}
+	lastKnown map[string]driver.Stream // for streams whose leader can't be asked
+	calls     context.Context          // of running Appends
+	endCalls  context.CancelFunc
+
+	watch    *nats.Subscription
+	stopPoll chan struct{}
+	polled   sync.WaitGroup
+}
+
+func open(ctx context.Context, e *embedded, o bus.OpenOptions) (bus.Bus, error) {
+	if err := e.start(ctx); err != nil {
+		return nil, err
+	}
+	b := newBackend(o.Logger)
+	b.server = e
+	opts := []nats.Option{nats.InProcessServer(e)}
+	if e.token != "" {
+		opts = append(opts, nats.Token(e.token))
+	}
+	err := b.dial("", opts)
+	if err != nil {
+		return nil, errors.Join(err, e.stop())
+	}
+	return b.run(ctx, o, e.listen != "")
+}
+
+func connect(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error) {
+	b := newBackend(o.Logger)
+	timeout := 5 * time.Second
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = max(time.Until(deadline)/2, time.Millisecond) // there are two connections
+	}
+	if err := b.dial(u.String(), []nats.Option{nats.Timeout(timeout)}); err != nil {
+		return nil, fmt.Errorf("%w: %s: is the server running, and are the user and password right?", bus.ErrUnavailable, err)
+	}
+	return b.run(ctx, o, true)
+}
+
+func newBackend(log *slog.Logger) *backend {
+	b := &backend{
+		log:       log,
+		listens:   map[*listen]struct{}{},
+		tails:     map[*tail]struct{}{},
+		lastKnown: map[string]driver.Stream{},
+		stopPoll:  make(chan struct{}),
+	}
+	b.calls, b.endCalls = context.WithCancel(context.Background())
+	return b
+}
+
+// dial opens the two connections. While one is interrupted nothing is buffered: a publish
+// then fails, instead of being sent behind the back of a caller who was told that it failed.
+func (b *backend) dial(url string, opts []nats.Option) error {
+	opts = append(opts,
+		nats.Name("jitney"), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1), nats.ReconnectWait(100*time.Millisecond),
+		nats.ReconnectJitter(100*time.Millisecond, time.Second),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			b.log.Error("natsbus: connection", "error", err)
+		}),
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			if !nc.IsClosed() && err != nil {
+				b.log.Warn("natsbus: connection lost", "error", err)
+			}
+		}))
+	var err error
+	b.nc, err = nats.Connect(url, append(opts, nats.ReconnectHandler(func(*nats.Conn) { b.reconnected() }))...)
+	if err != nil {
+		return err
+	}
+	if b.rc, err = nats.Connect(url, opts...); err != nil {
+		b.nc.Close()
+	}
+	return err
+}
+
+// run makes the bus. shared says that others may change the streams.
+func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.Bus, error) {
+	if err := b.health(ctx); err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	d, err := driver.New(ctx, b, driver.Config{Logger: o.Logger, ErrorHook: o.ErrorHook})
+	if err != nil {
+		return nil, err
+	}
+	if shared {
+		// A user who may not see advisories still has the poll behind them.
+		b.watch, err = b.nc.Subscribe("$JS.EVENT.ADVISORY.STREAM.>", func(*nats.Msg) { d.Changed() })
+		if err != nil {
+			return nil, errors.Join(err, d.Close(ctx))
+		}
+		b.polled.Go(func() { b.poll(d.Changed) })
+	}
+	return &natsBus{d, b}, nil
+}
+
+func (b *backend) poll(changed func()) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if b.rc.IsConnected() {
+				changed()
+			}
+		case <-b.stopPoll:
+			return
+		}
+	}
+}
+
+// reconnected tells those whom the interruption concerns.
+func (b *backend) reconnected() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for l := range b.listens {
+		l.sink.Lost()
+	}
+	for t := range b.tails {
+		t.again()
+	}
+}
+
+func (b *backend) Limits() driver.Limits {
+	limit := maxPayload
+	if b.server == nil {
+		limit = max(0, int(b.nc.MaxPayload())-reserve)
+	}
+	return driver.Limits{MaxPayload: limit, StoredSize: storedSize}
+}
+
+// storedSize is how the server's file store counts (fileStoreMsgSize in server/filestore.go).
+func storedSize(subject string, header bus.Header, data []byte) int64 {
+	const record, checksum, headerLength = 22, 8, 4
+	n := record + len(subject) + len(data) + checksum
+	if h := driver.HeaderSize(header); h > 0 {
+		n += headerLength + h
+	}
+	return int64(n)
+}
+
+func (b *backend) health(ctx context.Context) error {
+	if b.nc.IsClosed() {
+		return bus.ErrClosed
+	}
+	if !b.nc.IsConnected() || !b.rc.IsConnected() {
+		return fmt.Errorf("%w: no connection to the server", bus.ErrUnavailable)
+	}
+	if b.server != nil {
+		if err := b.server.failure(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return b.ask(ctx, "$JS.API.INFO", nil, nil)
+}
+
+// Interrupt implements driver.Backend.
+func (b *backend) Interrupt() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.endCalls()
+	b.calls, b.endCalls = context.WithCancel(context.Background())
+}
+
+// Close implements driver.Backend.
+func (b *backend) Close() error {
+	close(b.stopPoll)
+	b.polled.Wait()
+	b.nc.Close()
+	b.rc.Close()
+	if b.server != nil {
+		return b.server.stop()
+	}
+	return nil
+}
+
+// isLoopback reports whether a host is this machine.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(strings.Trim(host, "[]"))
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}

@@ -1,0 +1,129 @@
+package natsbus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+const (
+	headerStream   = "Nats-Expected-Stream"
+	headerExpected = "Nats-Expected-Last-Subject-Sequence"
+	// ackTimeout bounds the wait for an acknowledgement whose caller set no deadline: a
+	// server whose disk is full never answers.
+	ackTimeout = 10 * time.Second
+)
+
+// Append implements driver.Backend.
+func (b *backend) Append(ctx context.Context, s driver.Stream, p *driver.Publication) (driver.Ack, error) {
+	m := &nats.Msg{Subject: p.Subject, Data: p.Data, Header: make(nats.Header, len(p.Header)+3)}
+	for key, values := range p.Header {
+		m.Header[key] = values
+	}
+	m.Header[headerStream] = []string{s.Config.Name}
+	if p.ID != "" {
+		m.Header[nats.MsgIdHdr] = []string{p.ID}
+	}
+	if p.Expect {
+		m.Header[headerExpected] = []string{strconv.FormatUint(p.ExpectLast, 10)}
+	}
+	ack, err := b.request(ctx, m)
+	if errors.Is(err, bus.ErrConflict) && p.ID != "" {
+		// The server looks at the expected sequence first: this may be a repetition of what has succeeded.
+		if seq, found := b.findID(ctx, s, p); found {
+			return driver.Ack{Sequence: seq, Duplicate: true}, nil
+		}
+	}
+	return ack, err
+}
+
+// request publishes m and waits for what the stream says.
+func (b *backend) request(ctx context.Context, m *nats.Msg) (driver.Ack, error) {
+	b.mu.Lock()
+	calls := b.calls
+	b.mu.Unlock()
+	bounded, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	defer context.AfterFunc(calls, cancel)()
+	answer, err := b.nc.RequestMsgWithContext(bounded, m)
+	switch {
+	case err == nil:
+	case errors.Is(err, nats.ErrNoResponders):
+		return driver.Ack{}, driver.ErrNotCaptured
+	case errors.Is(err, nats.ErrMaxPayload):
+		return driver.Ack{}, fmt.Errorf("%w: with the message ID it exceeds the server's limit of %d bytes", bus.ErrTooLarge, b.nc.MaxPayload())
+	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting):
+		return driver.Ack{}, fmt.Errorf("%w: no connection to the server", bus.ErrUnavailable)
+	case errors.Is(err, nats.ErrConnectionClosed):
+		return driver.Ack{}, unknown(bus.ErrClosed)
+	case ctx.Err() != nil:
+		return driver.Ack{}, unknown(ctx.Err())
+	case calls.Err() != nil:
+		return driver.Ack{}, unknown(bus.ErrClosed)
+	default:
+		return driver.Ack{}, unknown(fmt.Errorf("%w: no acknowledgement: %w", bus.ErrUnavailable, err))
+	}
+	var ack struct {
+		Stream    string    `json:"stream"`
+		Sequence  uint64    `json:"seq"`
+		Duplicate bool      `json:"duplicate"`
+		Error     *apiError `json:"error"`
+	}
+	if err := json.Unmarshal(answer.Data, &ack); err != nil || ack.Error == nil && ack.Stream == "" {
+		// Somebody else has answered in the stream's place.
+		return driver.Ack{}, unknown(fmt.Errorf("%w: the answer is no acknowledgement", bus.ErrUnavailable))
+	}
+	if ack.Error != nil {
+		return driver.Ack{}, ack.Error
+	}
+	return driver.Ack{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+}
+
+func unknown(err error) error { return fmt.Errorf("%w: %w", bus.ErrUnknownOutcome, err) }
+
+// findID looks for a message of the same ID among all that the stream has stored within
+// the window: IDs are the stream's, whatever the subject.
+func (b *backend) findID(ctx context.Context, s driver.Stream, p *driver.Publication) (seq uint64, found bool) {
+	oldest := time.Now().Add(-s.Config.Duplicates)
+	next := getRequest{StartTime: &oldest, Next: ">", Batch: 256}
+	for {
+		r, err := b.get(ctx, s.Config.Name, next)
+		if err != nil || len(r.messages) == 0 {
+			return 0, false
+		}
+		for _, m := range r.messages {
+			seq = m.Cursor.Sequence()
+			if r.ids[seq] == p.ID {
+				return seq, true
+			}
+		}
+		if r.pending == 0 {
+			return 0, false
+		}
+		next = getRequest{Seq: seq + 1, Next: ">", Batch: 256}
+	}
+}
+
+// Send implements driver.Backend.
+func (b *backend) Send(_ context.Context, p *driver.Publication) error {
+	m := &nats.Msg{Subject: p.Subject, Data: p.Data}
+	if len(p.Header) > 0 {
+		m.Header = nats.Header(p.Header)
+	}
+	err := b.nc.PublishMsg(m)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, nats.ErrConnectionClosed):
+		return bus.ErrClosed
+	}
+	return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+}

@@ -1,0 +1,387 @@
+package natsbus
+
+import (
+	"cmp"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+// getRequest asks a stream for messages, past any consumer.
+type getRequest struct {
+	Seq       uint64     `json:"seq,omitempty"`
+	Next      string     `json:"next_by_subj,omitempty"`
+	Last      []string   `json:"multi_last,omitempty"`
+	UpTo      uint64     `json:"up_to_seq,omitempty"`
+	StartTime *time.Time `json:"start_time,omitempty"`
+	Batch     int        `json:"batch,omitempty"`
+	MaxBytes  int        `json:"max_bytes,omitempty"`
+}
+
+// getResult is what came back.
+type getResult struct {
+	messages []*bus.Message // without an epoch: see stamp
+	ids      map[uint64]string
+	pending  uint64 // how many more match
+	guessed  bool   // pending only says whether to ask again
+}
+
+var errTooMany = errors.New("more subjects than the server lists at once")
+
+// get asks whoever holds the stream and may answer directly.
+func (b *backend) get(ctx context.Context, stream string, r getRequest) (*getResult, error) {
+	result, err := b.getDirect(ctx, stream, r)
+	if errors.Is(err, nats.ErrNoResponders) {
+		// The stream doesn't allow it, or isn't there.
+		if len(r.Last) > 0 {
+			return nil, errTooMany
+		}
+		return b.getOne(ctx, stream, r)
+	}
+	return result, err
+}
+
+func (b *backend) getDirect(ctx context.Context, stream string, r getRequest) (*getResult, error) {
+	body, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+	}
+	inbox := b.rc.NewInbox()
+	sub, err := b.rc.SubscribeSync(inbox)
+	if err != nil {
+		return nil, connectionError(ctx, err)
+	}
+	defer func() {
+		if err := sub.Unsubscribe(); err != nil && !b.rc.IsClosed() {
+			b.log.Warn("natsbus: unsubscribe", "error", err)
+		}
+	}()
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return nil, err
+	}
+	if err := b.rc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
+		return nil, connectionError(ctx, err)
+	}
+	result := &getResult{ids: map[uint64]string{}}
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if errors.Is(err, nats.ErrNoResponders) {
+			return nil, err
+		}
+		if err != nil {
+			return nil, connectionError(ctx, err)
+		}
+		if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
+			switch status {
+			case "503":
+				return nil, nats.ErrNoResponders
+			case "404":
+				return result, nil
+			case "413":
+				return nil, errTooMany
+			case "204":
+				result.pending, err = strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64)
+				if err != nil {
+					return nil, errReply
+				}
+				return result, nil
+			}
+			return nil, fmt.Errorf("%w: read: %s %s", bus.ErrUnavailable, status, m.Header.Get("Description"))
+		}
+		seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
+		at, err2 := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
+		if err != nil || err2 != nil {
+			return nil, errReply
+		}
+		result.add(m.Header.Get("Nats-Subject"), seq, at, m.Data, m.Header)
+	}
+}
+
+// getOne reads one message through the stream's leader.
+func (b *backend) getOne(ctx context.Context, stream string, r getRequest) (*getResult, error) {
+	r.Batch, r.MaxBytes = 0, 0
+	var answer struct {
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  string    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	result := &getResult{ids: map[uint64]string{}}
+	err := b.ask(ctx, "$JS.API.STREAM.MSG.GET."+stream, r, &answer)
+	var refused *apiError
+	if errors.As(err, &refused) && refused.Code == codeNoSuchMessage {
+		return result, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m := &answer.Message
+	raw, err := base64.StdEncoding.DecodeString(m.Header)
+	if err != nil {
+		return nil, errReply
+	}
+	var h nats.Header
+	if len(raw) > 0 {
+		if h, err = nats.DecodeHeadersMsg(raw); err != nil {
+			h = nats.Header{"": {""}} // breaks the grammar, which is reported where it is read
+		}
+	}
+	result.add(m.Subject, m.Seq, m.Time, m.Data, h)
+	result.pending, result.guessed = 1, true
+	return result, nil
+}
+
+func (r *getResult) add(subject string, seq uint64, at time.Time, data []byte, h nats.Header) {
+	if id := h.Get(nats.MsgIdHdr); id != "" {
+		r.ids[seq] = id
+	}
+	r.messages = append(r.messages, &bus.Message{
+		Subject: subject, Data: data[:len(data):len(data)], Header: header(h), Time: at, Cursor: bus.NewCursor("-", seq),
+	})
+}
+
+// stamp gives messages their epoch.
+func stamp(messages []*bus.Message, epoch string) {
+	for _, m := range messages {
+		m.Cursor = bus.NewCursor(epoch, m.Cursor.Sequence())
+	}
+}
+
+// Read implements driver.Backend.
+func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
+	r, err := b.get(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: q.Pattern, Batch: q.MaxMsgs, MaxBytes: q.MaxBytes})
+	if err != nil {
+		return driver.Batch{}, err
+	}
+	// What was trimmed before the read is told by a state from after it.
+	info, err := b.info(ctx, s.Config.Name)
+	if err != nil {
+		return driver.Batch{}, err
+	}
+	if info.epoch() != s.Epoch {
+		return driver.Batch{}, driver.ErrEpoch
+	}
+	c := &info.Config
+	if info.State.Deleted > 0 && c.MaxMsgsPerSubject <= 0 {
+		return b.readHoles(ctx, s, q)
+	}
+	batch := r.batch(q, s.Epoch)
+	replacesOnly := c.MaxMsgsPerSubject > 0 && c.MaxMsgs <= 0 && c.MaxBytes <= 0 && c.MaxAge == 0
+	if first := info.first(); first > q.After+1 && !replacesOnly {
+		if len(batch.Messages) > 0 {
+			first = min(first, batch.Messages[0].Cursor.Sequence())
+		}
+		if first > q.After+1 {
+			batch.Holes = []driver.Hole{{After: q.After, Before: first}}
+			batch.Through = max(batch.Through, first-1)
+		}
+	}
+	return batch, nil
+}
+
+// batch cuts what was read at the end of the question.
+func (r *getResult) batch(q driver.Query, epoch string) driver.Batch {
+	stamp(r.messages, epoch)
+	batch := driver.Batch{Messages: r.messages, Through: q.UpTo}
+	for i, m := range r.messages {
+		if m.Cursor.Sequence() > q.UpTo {
+			batch.Messages = r.messages[:i]
+			return batch
+		}
+	}
+	if n := len(r.messages); n > 0 && r.pending > 0 {
+		batch.Through = r.messages[n-1].Cursor.Sequence()
+	}
+	return batch
+}
+
+// readHoles reads everything and matches here: where messages were deleted from the middle
+// of a stream, only the sequence of all shows what is missing.
+func (b *backend) readHoles(ctx context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
+	r, err := b.get(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: ">", Batch: q.MaxMsgs, MaxBytes: q.MaxBytes})
+	if err != nil {
+		return driver.Batch{}, err
+	}
+	batch := r.batch(q, s.Epoch)
+	all := batch.Messages
+	batch.Messages = nil
+	last := q.After
+	for _, m := range all {
+		seq := m.Cursor.Sequence()
+		if seq > last+1 {
+			batch.Holes = append(batch.Holes, driver.Hole{After: last, Before: seq})
+		}
+		last = seq
+		if bus.Match(q.Pattern, m.Subject) {
+			batch.Messages = append(batch.Messages, m)
+		}
+	}
+	if batch.Through > last { // nothing is left up to the end of the question
+		batch.Holes = append(batch.Holes, driver.Hole{After: last, Before: batch.Through + 1})
+	}
+	return batch, nil
+}
+
+// Seek implements driver.Backend.
+func (b *backend) Seek(ctx context.Context, s driver.Stream, q driver.Query) (uint64, error) {
+	if !q.Since.IsZero() {
+		r, err := b.get(ctx, s.Config.Name, getRequest{StartTime: &q.Since, Next: q.Pattern, Batch: 1})
+		if err != nil {
+			return 0, err
+		}
+		if len(r.messages) == 0 {
+			return q.UpTo, nil
+		}
+		return min(q.UpTo, r.messages[0].Cursor.Sequence()-1), nil
+	}
+	return b.seekLast(ctx, s, q)
+}
+
+// seekLast finds the place before the last q.N messages by halving: how many match from a
+// sequence on is known to the server. It is counted against what comes behind q.UpTo, which
+// grows while we ask, so the result is counted once more and mended.
+func (b *backend) seekLast(ctx context.Context, s driver.Stream, q driver.Query) (uint64, error) {
+	guessed := false
+	from := func(seq uint64) (first, count uint64, err error) {
+		r, err := b.get(ctx, s.Config.Name, getRequest{Seq: seq, Next: q.Pattern, Batch: 1})
+		if err != nil || len(r.messages) == 0 {
+			return 0, 0, err
+		}
+		guessed = guessed || r.guessed
+		return r.messages[0].Cursor.Sequence(), r.pending + 1, nil
+	}
+	_, behind, err := from(q.UpTo + 1)
+	if err != nil {
+		return 0, err
+	}
+	first, count, err := from(1)
+	if err != nil || count == 0 || first > q.UpTo {
+		return q.UpTo, err
+	}
+	if guessed {
+		return b.countBack(ctx, s, q, first)
+	}
+	lo, hi := first, q.UpTo+1 // at least N from lo on, if there are as many; fewer from hi on
+	want := uint64(q.N) + behind
+	if count <= want {
+		return first - 1, nil
+	}
+	for hi-lo > 1 {
+		mid := lo + (hi-lo)/2
+		at, n, err := from(mid)
+		if err != nil {
+			return 0, err
+		}
+		if n >= want && at <= q.UpTo {
+			lo = at
+			if n == want {
+				break
+			}
+		} else {
+			hi = mid
+		}
+		if hi <= lo {
+			break
+		}
+	}
+	return b.countBack(ctx, s, q, lo)
+}
+
+// countBack returns the place before the last q.N messages, given a place that is near it.
+func (b *backend) countBack(ctx context.Context, s driver.Stream, q driver.Query, near uint64) (uint64, error) {
+	for {
+		var seqs []uint64
+		read := q
+		read.After, read.MaxMsgs, read.MaxBytes = near-1, 1000, 1<<20
+		for read.After < q.UpTo {
+			r, err := b.get(ctx, s.Config.Name, getRequest{Seq: read.After + 1, Next: q.Pattern, Batch: read.MaxMsgs, MaxBytes: read.MaxBytes})
+			if err != nil {
+				return 0, err
+			}
+			batch := r.batch(read, s.Epoch)
+			for _, m := range batch.Messages {
+				seqs = append(seqs, m.Cursor.Sequence())
+			}
+			if extra := len(seqs) - q.N; extra > 1000 {
+				seqs = slices.Delete(seqs, 0, extra)
+			}
+			read.After = batch.Through
+		}
+		if len(seqs) >= q.N {
+			return seqs[len(seqs)-q.N] - 1, nil
+		}
+		if near <= 1 {
+			return 0, nil
+		}
+		// What was published meanwhile made it look nearer than it is.
+		if back := (q.UpTo-near+1)*2 + uint64(q.N); near > back {
+			near -= back
+		} else {
+			near = 1
+		}
+	}
+}
+
+// LastPerSubject implements driver.Backend.
+func (b *backend) LastPerSubject(ctx context.Context, s driver.Stream, q driver.Query) ([]*bus.Message, error) {
+	if q.UpTo == 0 {
+		return nil, nil
+	}
+	var all []*bus.Message
+	for after := uint64(0); ; {
+		r, err := b.get(ctx, s.Config.Name, getRequest{Seq: after + 1, Last: []string{q.Pattern}, UpTo: q.UpTo})
+		if errors.Is(err, errTooMany) {
+			return b.lastByReading(ctx, s, q)
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r.messages...)
+		if r.pending == 0 || len(r.messages) == 0 {
+			stamp(all, s.Epoch)
+			return all, nil
+		}
+		after = r.messages[len(r.messages)-1].Cursor.Sequence()
+	}
+}
+
+// lastByReading keeps the last message of each subject of everything that matches.
+func (b *backend) lastByReading(ctx context.Context, s driver.Stream, q driver.Query) ([]*bus.Message, error) {
+	last := map[string]*bus.Message{}
+	q.After, q.MaxMsgs, q.MaxBytes = 0, 1000, 4<<20
+	for q.After < q.UpTo {
+		r, err := b.get(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: q.Pattern, Batch: q.MaxMsgs, MaxBytes: q.MaxBytes})
+		if err != nil {
+			return nil, err
+		}
+		batch := r.batch(q, s.Epoch)
+		for _, m := range batch.Messages {
+			last[m.Subject] = m
+		}
+		q.After = batch.Through
+	}
+	messages := make([]*bus.Message, 0, len(last))
+	for _, m := range last {
+		messages = append(messages, m)
+	}
+	slices.SortFunc(messages, func(x, y *bus.Message) int { return cmp.Compare(x.Cursor.Sequence(), y.Cursor.Sequence()) })
+	return messages, nil
+}

@@ -1,0 +1,372 @@
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+const (
+	heartbeat = time.Second
+	// inactive is when the server removes a consumer whose process is gone.
+	inactive = 30 * time.Second
+	// pause lies between attempts to tail a stream again.
+	pause = 100 * time.Millisecond
+)
+
+// header returns what a handler sees of a message's header: not what is NATS's own.
+func header(h nats.Header) bus.Header {
+	var out bus.Header
+	for key, values := range h {
+		if len(key) >= 5 && strings.EqualFold(key[:5], "Nats-") {
+			continue
+		}
+		if out == nil {
+			out = make(bus.Header, len(h))
+		}
+		out[key] = values
+	}
+	return out
+}
+
+// listen is a subscription to uncaptured messages.
+type listen struct {
+	sink    driver.Sink
+	sub     *nats.Subscription
+	handled atomic.Int64
+}
+
+// Listen implements driver.Backend.
+func (b *backend) Listen(ctx context.Context, pattern string, sink driver.Sink) (stop func(), err error) {
+	l := &listen{sink: sink}
+	l.sub, err = b.nc.Subscribe(pattern, func(m *nats.Msg) {
+		// A wildcard also sees what is reserved: $JS, _INBOX.
+		if m.Subject[0] != '$' && m.Subject[0] != '_' {
+			sink.Deliver(driver.Entry{Message: &bus.Message{Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header)}})
+		}
+		l.handled.Add(1)
+	})
+	if err != nil {
+		return nil, connectionError(ctx, err)
+	}
+	// The sink never blocks, so what is pending is on its way.
+	err = l.sub.SetPendingLimits(-1, -1)
+	if err == nil {
+		err = b.ping(ctx) // the server knows when it has answered
+	}
+	if last := b.nc.LastError(); err == nil && errors.Is(last, nats.ErrPermissionViolation) && strings.Contains(last.Error(), strconv.Quote(pattern)) {
+		err = last
+	}
+	if err != nil {
+		return nil, errors.Join(connectionError(ctx, err), l.sub.Unsubscribe())
+	}
+	b.mu.Lock()
+	b.listens[l] = struct{}{}
+	b.mu.Unlock()
+	return func() {
+		b.mu.Lock()
+		delete(b.listens, l)
+		b.mu.Unlock()
+		if err := l.sub.Unsubscribe(); err != nil && !b.nc.IsClosed() {
+			b.log.Warn("natsbus: unsubscribe", "pattern", pattern, "error", err)
+		}
+	}, nil
+}
+
+// Flush implements driver.Backend.
+func (b *backend) Flush(ctx context.Context) error {
+	if err := b.ping(ctx); err != nil {
+		return connectionError(ctx, err)
+	}
+	// Everything has arrived; now the client library's goroutines must have handed it over.
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !b.handedOver() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// ping returns when the server has answered, after all that was sent before.
+func (b *backend) ping(ctx context.Context) error {
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, askTimeout)
+		defer cancel()
+	}
+	return b.nc.FlushWithContext(ctx)
+}
+
+func (b *backend) handedOver() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for l := range b.listens {
+		pending, _, err := l.sub.Pending()
+		delivered, err2 := l.sub.Delivered()
+		if err == nil && err2 == nil && (pending > 0 || l.handled.Load() < delivered) {
+			return false
+		}
+	}
+	return true
+}
+
+// tail is the one consumer of a stream: unfiltered, in order, made anew when something was missed.
+type tail struct {
+	b      *backend
+	stream driver.Stream
+	sink   driver.Sink
+	wake   chan struct{} // something was missed
+	quit   chan struct{}
+	done   chan struct{}
+
+	mu       sync.Mutex
+	run      int    // what an earlier consumer still delivers is dropped
+	after    uint64 // everything up to here has been delivered
+	consumed uint64 // the consumer's own count
+	heard    time.Time
+	sub      *nats.Subscription
+	name     string
+}
+
+// Tail implements driver.Backend.
+func (b *backend) Tail(ctx context.Context, s driver.Stream, after uint64, sink driver.Sink) (stop func(), err error) {
+	t := &tail{
+		b: b, stream: s, sink: sink, after: after,
+		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+	}
+	if err := t.start(ctx); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	b.tails[t] = struct{}{}
+	b.mu.Unlock()
+	go t.keep()
+	return func() {
+		b.mu.Lock()
+		delete(b.tails, t)
+		b.mu.Unlock()
+		close(t.quit)
+		<-t.done
+		t.remove()
+	}, nil
+}
+
+// again asks for a new consumer. It doesn't wait.
+func (t *tail) again() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
+}
+
+// keep replaces the consumer when it was told to or has heard nothing for too long.
+func (t *tail) keep() {
+	defer close(t.done)
+	tick := time.NewTicker(heartbeat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-t.quit:
+			return
+		case <-t.wake:
+		case <-tick.C:
+			t.mu.Lock()
+			silent := time.Since(t.heard) > 3*heartbeat
+			t.mu.Unlock()
+			if !silent || !t.b.nc.IsConnected() {
+				continue
+			}
+		}
+		t.remove()
+		ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+		err := t.start(ctx)
+		cancel()
+		switch {
+		case err == nil:
+		case errors.Is(err, driver.ErrEpoch), errors.Is(err, driver.ErrNotCaptured):
+			t.sink.End(err)
+			return
+		default:
+			t.b.log.Warn("natsbus: can't follow the stream; trying again", "stream", t.stream.Config.Name, "error", err)
+			timer := time.NewTimer(pause)
+			select {
+			case <-t.quit:
+				timer.Stop()
+				return
+			case <-timer.C:
+				t.again()
+			}
+		}
+	}
+}
+
+// start makes a consumer behind what was delivered. The stream is asked before and after,
+// since a consumer says nothing of its stream's epoch.
+func (t *tail) start(ctx context.Context) error {
+	name := t.stream.Config.Name
+	if err := t.sameEpoch(ctx); err != nil {
+		return err
+	}
+	inbox := t.b.nc.NewInbox()
+	t.mu.Lock()
+	t.run++
+	run := t.run
+	t.consumed, t.heard, t.name = 0, time.Now(), "jitney-"+nuid.Next()
+	after, consumer := t.after, t.name
+	t.mu.Unlock()
+	sub, err := t.b.nc.Subscribe(inbox, func(m *nats.Msg) { t.receive(run, m) })
+	if err != nil {
+		return connectionError(ctx, err)
+	}
+	t.mu.Lock()
+	t.sub = sub
+	t.mu.Unlock()
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return err
+	}
+	config := map[string]any{
+		"name": consumer, "deliver_subject": inbox, "deliver_policy": "by_start_sequence", "opt_start_seq": after + 1,
+		"ack_policy": "none", "replay_policy": "instant", "max_deliver": 1, "idle_heartbeat": heartbeat, "flow_control": true,
+		"inactive_threshold": inactive, "num_replicas": 1, "mem_storage": true,
+	}
+	err = t.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+name+"."+consumer, map[string]any{"stream_name": name, "config": config}, nil)
+	if err == nil {
+		err = t.sameEpoch(ctx)
+	}
+	if err != nil {
+		t.remove()
+	}
+	return err
+}
+
+func (t *tail) sameEpoch(ctx context.Context) error {
+	info, err := t.b.info(ctx, t.stream.Config.Name)
+	if err == nil && info.epoch() != t.stream.Epoch {
+		return driver.ErrEpoch
+	}
+	return err
+}
+
+// remove ends the consumer, here and at the server, which otherwise keeps it.
+func (t *tail) remove() {
+	t.mu.Lock()
+	t.run++
+	sub, name := t.sub, t.name
+	t.sub, t.name = nil, ""
+	t.mu.Unlock()
+	if sub == nil || t.b.nc.IsClosed() {
+		return
+	}
+	if err := sub.Unsubscribe(); err != nil {
+		t.b.log.Warn("natsbus: unsubscribe", "stream", t.stream.Config.Name, "error", err)
+	}
+	if !t.b.rc.IsConnected() {
+		return // the server removes it by itself
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err := t.b.ask(ctx, "$JS.API.CONSUMER.DELETE."+t.stream.Config.Name+"."+name, nil, nil)
+	var gone *apiError
+	if err != nil && !errors.As(err, &gone) {
+		t.b.log.Warn("natsbus: a consumer is left to the server to remove", "stream", t.stream.Config.Name, "after", inactive, "error", err)
+	}
+}
+
+// receive takes a message or a word of the consumer itself.
+func (t *tail) receive(run int, m *nats.Msg) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if run != t.run {
+		return
+	}
+	t.heard = time.Now()
+	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
+		t.control(status, m)
+		return
+	}
+	place, ok := parsePlace(m.Reply)
+	if !ok || place.consumed != t.consumed+1 {
+		t.run++ // nothing more of this consumer
+		t.again()
+		return
+	}
+	t.consumed = place.consumed
+	if place.sequence <= t.after {
+		return
+	}
+	t.after = place.sequence
+	t.sink.Deliver(driver.Entry{Prev: place.sequence - 1, Message: &bus.Message{
+		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header),
+		Cursor: bus.NewCursor(t.stream.Epoch, place.sequence), Time: place.time,
+	}})
+}
+
+// control answers flow control, and compares a heartbeat with what was received.
+func (t *tail) control(status string, m *nats.Msg) {
+	if status != "100" { // 409: the consumer is gone
+		t.run++
+		t.again()
+		return
+	}
+	reply := m.Reply
+	if reply == "" {
+		reply = m.Header.Get("Nats-Consumer-Stalled")
+	}
+	if reply != "" {
+		if err := t.b.nc.Publish(reply, nil); err != nil {
+			t.again()
+		}
+	}
+	if last := m.Header.Get("Nats-Last-Consumer"); last != "" && last != strconv.FormatUint(t.consumed, 10) {
+		t.run++
+		t.again()
+	}
+}
+
+// place is what a consumer says of a message.
+type place struct {
+	sequence, consumed uint64
+	time               time.Time
+}
+
+// parsePlace reads the reply subject of a consumer's message: $JS.ACK.STREAM.CONSUMER.
+// DELIVERED.SEQUENCE.CONSUMED.TIME.PENDING, with a domain and an account before STREAM in
+// the longer form.
+func parsePlace(reply string) (place, bool) {
+	var p place
+	tokens := strings.Split(reply, ".")
+	if len(tokens) < 9 || tokens[0] != "$JS" || tokens[1] != "ACK" {
+		return p, false
+	}
+	at := 4
+	if len(tokens) > 9 {
+		at = 6
+	}
+	if len(tokens) < at+4 {
+		return p, false
+	}
+	var err [3]error
+	var nanos int64
+	p.sequence, err[0] = strconv.ParseUint(tokens[at+1], 10, 64)
+	p.consumed, err[1] = strconv.ParseUint(tokens[at+2], 10, 64)
+	nanos, err[2] = strconv.ParseInt(tokens[at+3], 10, 64)
+	p.time = time.Unix(0, nanos)
+	return p, err == [3]error{} && p.sequence > 0
+}
+
+var errReply = fmt.Errorf("%w: the server's answer to a read can't be understood", bus.ErrUnavailable)

@@ -1,0 +1,210 @@
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+const (
+	lockFile     = "jitney.lock"
+	syncInterval = 100 * time.Millisecond
+	startTimeout = 30 * time.Second
+)
+
+// embedded is a NATS server in this process.
+type embedded struct {
+	dir    string
+	listen string // HOST:PORT; empty: nothing
+	token  string
+	log    *slog.Logger
+
+	lock   *os.File
+	server *server.Server
+
+	mu       sync.Mutex
+	fatal    string // what the server would have ended the process for
+	critical string // a write that failed
+}
+
+// InProcessConn implements nats.InProcessConnProvider.
+func (e *embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
+
+func (e *embedded) start(ctx context.Context) error {
+	opts := &server.Options{
+		ServerName:             "jitney",
+		DontListen:             true,
+		NoSigs:                 true, // signals are the program's
+		DisableJetStreamBanner: true,
+		JetStream:              true,
+		StoreDir:               e.dir,
+		SyncInterval:           syncInterval,
+		MaxPayload:             maxPayload + reserve,
+		Authorization:          e.token,
+	}
+	if err := e.listenOn(opts); err != nil {
+		return err
+	}
+	if err := e.lockDir(); err != nil {
+		return err
+	}
+	err := e.run(ctx, opts)
+	if err != nil {
+		return errors.Join(err, e.stop())
+	}
+	return nil
+}
+
+// listenOn makes the server listen where it was asked to, and never beyond loopback without a token.
+func (e *embedded) listenOn(opts *server.Options) error {
+	if e.listen == "" {
+		if e.token != "" {
+			return fmt.Errorf("parameter %q needs parameter %q: the server listens on nothing", "token", "listen")
+		}
+		return nil
+	}
+	host, portText, err := net.SplitHostPort(e.listen)
+	port, errPort := strconv.ParseUint(portText, 10, 16)
+	if err != nil || errPort != nil || port == 0 {
+		return fmt.Errorf("parameter %q is %q: want HOST:PORT, such as 127.0.0.1:4222", "listen", e.listen)
+	}
+	if !isLoopback(host) && e.token == "" {
+		return fmt.Errorf("parameter %q is %q, which others can reach: give a token, too (&token=SECRET), or listen on 127.0.0.1", "listen", e.listen)
+	}
+	opts.DontListen, opts.Host, opts.Port = false, host, int(port)
+	return nil
+}
+
+// lockDir takes the directory for this process. The server doesn't: two of them on one
+// directory both start and lose each other's messages.
+func (e *embedded) lockDir() error {
+	if err := os.MkdirAll(e.dir, 0o700); err != nil {
+		return storeError(e.dir, err)
+	}
+	// The server's "storage directory is not writable" comes late; this names the same fault at once.
+	f, err := os.OpenFile(filepath.Join(e.dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return storeError(e.dir, err)
+	}
+	locked, err := tryLock(f)
+	if err != nil {
+		return errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
+	}
+	if !locked {
+		holder := make([]byte, 64)
+		n, _ := f.ReadAt(holder, 0) // it is only told
+		who, _, _ := strings.Cut(string(holder[:n]), "\n")
+		return errors.Join(fmt.Errorf("%w: %s (%s); stop that process or use another directory", bus.ErrLocked, e.dir, who), f.Close())
+	}
+	e.lock = f
+	if err := f.Truncate(0); err != nil {
+		return errors.Join(storeError(e.dir, err), e.stop())
+	}
+	// The second line marks a store that a cluster must not take for its own.
+	if _, err := f.WriteAt(fmt.Appendf(nil, "process %d\nstandalone\n", os.Getpid()), 0); err != nil {
+		return errors.Join(storeError(e.dir, err), e.stop())
+	}
+	return nil
+}
+
+// storeError says what to do about a directory that can't be used.
+func storeError(dir string, err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		err = pathErr.Err
+	}
+	return fmt.Errorf("the data directory %s can't be used: %w; give one that this user can write to", dir, err)
+}
+
+func (e *embedded) run(ctx context.Context, opts *server.Options) error {
+	s, err := server.NewServer(opts)
+	if err != nil {
+		return err
+	}
+	e.server = s
+	s.SetLoggerV2(e, false, false, false)
+	s.Start() // recovers the streams before it returns
+	if err := e.failure(); err != nil {
+		return err
+	}
+	timeout := startTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline))
+	}
+	if !s.ReadyForConnections(timeout) {
+		if err := e.failure(); err != nil {
+			return err
+		}
+		return fmt.Errorf("%w: the embedded server isn't ready after %s", bus.ErrUnavailable, timeout.Round(time.Millisecond))
+	}
+	return nil
+}
+
+// failure is what has gone wrong with the server so far.
+func (e *embedded) failure() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.fatal != "":
+		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.fatal)
+	case e.critical != "":
+		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.critical)
+	}
+	return nil
+}
+
+func (e *embedded) stop() error {
+	if e.server != nil {
+		e.server.Shutdown()
+		e.server.WaitForShutdown()
+		e.server = nil
+	}
+	if e.lock == nil {
+		return nil
+	}
+	lock := e.lock
+	e.lock = nil
+	return lock.Close() // gives the lock back
+}
+
+// The server's logger, on slog. Fatalf must not end the process.
+
+func (e *embedded) Noticef(format string, args ...any) {
+	e.log.Debug("nats-server: " + fmt.Sprintf(format, args...))
+}
+func (e *embedded) Debugf(string, ...any) {}
+func (e *embedded) Tracef(string, ...any) {}
+func (e *embedded) Warnf(format string, args ...any) {
+	e.log.Warn("nats-server: " + fmt.Sprintf(format, args...))
+}
+
+func (e *embedded) Errorf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	e.log.Error("nats-server: " + text)
+	if strings.Contains(strings.ToLower(text), "critical write error") {
+		e.mu.Lock()
+		e.critical = text
+		e.mu.Unlock()
+	}
+}
+
+func (e *embedded) Fatalf(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	e.log.Error("nats-server: " + text)
+	e.mu.Lock()
+	e.fatal = text
+	e.mu.Unlock()
+}

@@ -1,0 +1,188 @@
+package natsbus
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+// streamConfig is what this package reads of a stream's config at the server.
+type streamConfig struct {
+	Name              string        `json:"name"`
+	Subjects          []string      `json:"subjects"`
+	MaxMsgs           int64         `json:"max_msgs"`
+	MaxBytes          int64         `json:"max_bytes"`
+	MaxAge            time.Duration `json:"max_age"`
+	MaxMsgsPerSubject int64         `json:"max_msgs_per_subject"`
+	Duplicates        time.Duration `json:"duplicate_window"`
+	AllowDirect       bool          `json:"allow_direct"`
+}
+
+type streamInfo struct {
+	Config  streamConfig `json:"config"`
+	Created time.Time    `json:"created"`
+	State   struct {
+		Msgs    uint64 `json:"messages"`
+		Bytes   uint64 `json:"bytes"`
+		First   uint64 `json:"first_seq"`
+		Last    uint64 `json:"last_seq"`
+		Deleted uint64 `json:"num_deleted"`
+	} `json:"state"`
+}
+
+func (i *streamInfo) epoch() string { return strconv.FormatInt(i.Created.UnixNano(), 36) }
+
+// first is the sequence of the oldest message, or the one that the next will have.
+func (i *streamInfo) first() uint64 {
+	if i.State.Msgs == 0 {
+		return i.State.Last + 1
+	}
+	return i.State.First
+}
+
+func (i *streamInfo) stream() driver.Stream {
+	c := &i.Config
+	s := driver.Stream{Epoch: i.epoch(), Config: bus.StreamConfig{
+		Name: c.Name, MaxMsgs: max(0, c.MaxMsgs), MaxBytes: max(0, c.MaxBytes), MaxAge: c.MaxAge,
+		MaxMsgsPerSubject: max(0, c.MaxMsgsPerSubject), Duplicates: c.Duplicates,
+	}}
+	for _, subject := range c.Subjects {
+		// What is reserved to the server ($KV.users.>) no pattern of ours can match.
+		if bus.CheckPattern(subject) == nil {
+			s.Config.Subjects = append(s.Config.Subjects, subject)
+		}
+	}
+	return s
+}
+
+// Streams implements driver.Backend.
+func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
+	var streams []driver.Stream
+	for offset := 0; ; {
+		var page struct {
+			Total   int          `json:"total"`
+			Limit   int          `json:"limit"`
+			Streams []streamInfo `json:"streams"`
+			Missing []string     `json:"missing"`
+		}
+		if err := b.ask(ctx, "$JS.API.STREAM.LIST", map[string]int{"offset": offset}, &page); err != nil {
+			return nil, err
+		}
+		b.mu.Lock()
+		for i := range page.Streams {
+			s := page.Streams[i].stream()
+			b.lastKnown[s.Config.Name] = s
+			streams = append(streams, s)
+		}
+		for _, name := range page.Missing { // its leader is being elected
+			if s, ok := b.lastKnown[name]; ok {
+				streams = append(streams, s)
+			}
+		}
+		b.mu.Unlock()
+		n := len(page.Streams) + len(page.Missing)
+		if offset += n; n == 0 || offset >= page.Total {
+			return streams, nil
+		}
+	}
+}
+
+func (b *backend) info(ctx context.Context, name string) (*streamInfo, error) {
+	var info streamInfo
+	if err := b.ask(ctx, "$JS.API.STREAM.INFO."+name, nil, &info); err != nil {
+		return nil, err
+	}
+	return &info, nil
+}
+
+// State implements driver.Backend.
+func (b *backend) State(ctx context.Context, name string) (driver.State, error) {
+	info, err := b.info(ctx, name)
+	if err != nil {
+		return driver.State{}, err
+	}
+	st := &info.State
+	return driver.State{Epoch: info.epoch(), First: info.first(), Last: st.Last, Msgs: st.Msgs, Bytes: st.Bytes, Dense: st.Deleted == 0}, nil
+}
+
+// Ensure implements driver.Backend. An update is made of the config at the server with
+// our fields changed, so that what an operator has set stays.
+func (b *backend) Ensure(ctx context.Context, cfg bus.StreamConfig) error {
+	for {
+		var have struct {
+			Config json.RawMessage `json:"config"`
+		}
+		err := b.ask(ctx, "$JS.API.STREAM.INFO."+cfg.Name, nil, &have)
+		if err == nil {
+			return b.update(ctx, cfg, have.Config)
+		}
+		if !errors.Is(err, driver.ErrNotCaptured) {
+			return err
+		}
+		config := map[string]any{
+			"retention": "limits", "storage": "file", "discard": "old", "num_replicas": 1, "max_consumers": -1, "allow_direct": true,
+		}
+		put(config, cfg)
+		err = b.ask(ctx, "$JS.API.STREAM.CREATE."+cfg.Name, config, nil)
+		var refused *apiError
+		if !errors.As(err, &refused) || refused.Code != codeNameInUse {
+			return badStream(err)
+		}
+		// Another process has just created it with another config.
+	}
+}
+
+// put sets the fields that are ours.
+func put(config map[string]any, cfg bus.StreamConfig) {
+	unlimited := func(n int64) int64 {
+		if n == 0 {
+			return -1
+		}
+		return n
+	}
+	config["name"] = cfg.Name
+	config["subjects"] = cfg.Subjects
+	config["max_msgs"] = unlimited(cfg.MaxMsgs)
+	config["max_bytes"] = unlimited(cfg.MaxBytes)
+	config["max_age"] = cfg.MaxAge
+	config["max_msgs_per_subject"] = unlimited(cfg.MaxMsgsPerSubject)
+	config["duplicate_window"] = cfg.Duplicates
+}
+
+func (b *backend) update(ctx context.Context, cfg bus.StreamConfig, raw json.RawMessage) error {
+	var have streamConfig
+	if err := json.Unmarshal(raw, &have); err != nil {
+		return err
+	}
+	x, y := slices.Clone(have.Subjects), slices.Clone(cfg.Subjects)
+	slices.Sort(x)
+	slices.Sort(y)
+	if slices.Equal(x, y) && max(0, have.MaxMsgs) == cfg.MaxMsgs && max(0, have.MaxBytes) == cfg.MaxBytes && have.MaxAge == cfg.MaxAge &&
+		max(0, have.MaxMsgsPerSubject) == cfg.MaxMsgsPerSubject && have.Duplicates == cfg.Duplicates {
+		return nil
+	}
+	config := map[string]any{}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber() // an operator's numbers as they were
+	if err := decoder.Decode(&config); err != nil {
+		return err
+	}
+	put(config, cfg)
+	return badStream(b.ask(ctx, "$JS.API.STREAM.UPDATE."+cfg.Name, config, nil))
+}
+
+// badStream says that a config which the server refuses for any other reason is a bad one.
+func badStream(err error) error {
+	var refused *apiError
+	if errors.As(err, &refused) && refused.Unwrap() == nil {
+		return errors.Join(bus.ErrBadStream, err)
+	}
+	return err
+}
