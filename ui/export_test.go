@@ -1,0 +1,50 @@
+package ui
+
+import "time"
+
+// Shorten lets tests wait less. Zero durations stay as they are.
+type Shorten struct {
+	Patience, Unattached, Heartbeat, Unseen, Write, OnceMemory, Later time.Duration
+}
+
+func (v *App) Shorten(s Shorten) {
+	for _, d := range []struct {
+		from time.Duration
+		to   *time.Duration
+	}{
+		{s.Patience, &v.limits.patience}, {s.Unattached, &v.limits.unattached}, {s.Heartbeat, &v.limits.heartbeat},
+		{s.Unseen, &v.limits.unseen}, {s.Write, &v.limits.write}, {s.OnceMemory, &v.limits.onceMemory}, {s.Later, &v.limits.later},
+	} {
+		if d.from > 0 {
+			*d.to = d.from
+		}
+	}
+}
+
+// Tabs, Streams and Outcomes count what lives.
+func (v *App) Tabs() int {
+	v.tabs.mu.Lock()
+	defer v.tabs.mu.Unlock()
+	return len(v.tabs.byID)
+}
+
+func (v *App) Streams() int {
+	v.tabs.mu.Lock()
+	defer v.tabs.mu.Unlock()
+	return len(v.tabs.streams)
+}
+
+func (v *App) Outcomes() int {
+	v.onces.mu.Lock()
+	defer v.onces.mu.Unlock()
+	return len(v.onces.byOnce)
+}
+
+// Splice is one of Diff's edits.
+type Splice = edit
+
+// Diff is what makes edits of two views.
+func Diff(old, next string, effort int) ([]Splice, bool) { return diff(old, next, effort) }
+
+// Checksum is what frames say about their text.
+func Checksum(s string) (int, uint32) { return checksum(s) }
