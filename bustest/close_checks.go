@@ -25,17 +25,17 @@ var closeChecks = []Check{
 	},
 	{
 		Name: "CloseFence", Run: closeFence,
-		Rule:   "after Close has returned nil no handler is running or will run",
-		Origin: "watermill#568; dapr#9604",
+		Rule: "after Close has returned nil no handler is running or will run",
 	},
 	{
 		Name: "CloseFlushes", Run: closeFlushes,
 		Rule:   "what was accepted before Close is delivered before it returns",
-		Origin: "watermill#235, #446",
+		Origin: "watermill#235, #446; dapr#9604",
 	},
 	{
 		Name: "CloseServesHandlers", Run: closeServesHandlers,
-		Rule: "while Close waits for them, handlers may still publish; others are refused",
+		Rule:   "while Close waits for them, handlers may still publish; others are refused",
+		Origin: "watermill#568: contexts that end before handlers are done",
 	},
 	{
 		Name: "CloseUnderFire", Run: closeUnderFire,

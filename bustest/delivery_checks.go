@@ -14,8 +14,7 @@ import (
 var deliveryChecks = []Check{
 	{
 		Name: "ReadyOnReturn", Run: readyOnReturn,
-		Rule:   "what is published after Subscribe has returned is delivered, without a sleep",
-		Origin: "tests of other buses sleep here",
+		Rule: "what is published after Subscribe has returned is delivered, without a sleep",
 	},
 	{
 		Name: "FanOut", Run: fanOut,

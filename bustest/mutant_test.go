@@ -124,6 +124,7 @@ var mutants = []mutant{
 	{bug: "noUpdate", check: "EnsureUpdates"},
 	{bug: "negOK", check: "EnsureInvalid"},
 	{bug: "overlapOK", check: "EnsureOverlap"},
+	{bug: "deafWhenCaptured", check: "CaptureChanges"},
 	{bug: "evictNew", check: "MaxMsgs"},
 	{bug: "subjectLimitIgnored", check: "MaxMsgsPerSubject"},
 

@@ -12,8 +12,7 @@ import (
 var streamChecks = []Check{
 	{
 		Name: "EnsureTwice", Run: ensureTwice, Needs: []Ability{Streams},
-		Rule:   "EnsureStreams with the same configs changes nothing, also from several callers at once",
-		Origin: "Terraform-style recreation loses the store",
+		Rule: "EnsureStreams with the same configs changes nothing, also from several callers at once",
 	},
 	{
 		Name: "EnsureUpdates", Run: ensureUpdates, Needs: []Ability{Streams},
@@ -28,6 +27,10 @@ var streamChecks = []Check{
 		Name: "EnsureOverlap", Run: ensureOverlap, Needs: []Ability{Streams},
 		Rule:   "capturing a subject of another stream is ErrStreamOverlap, naming both, and changes nothing",
 		Origin: "nats-server#3362, #3429, #2144; nats.rs#1498",
+	},
+	{
+		Name: "CaptureChanges", Run: captureChanges, Needs: []Ability{Streams},
+		Rule: "a subscription whose pattern EnsureStreams captures goes on or ends with ErrStreamChanged, never silent",
 	},
 	{
 		Name: "MaxMsgs", Run: maxMsgs, Needs: []Ability{Streams},
@@ -160,6 +163,37 @@ func ensureOverlap(c *C) {
 		c.Errorf("two new streams that overlap: want ErrStreamOverlap, have %v", err)
 	}
 	c.checkStored(b, c.subject("a.x"), "stored")
+}
+
+func captureChanges(c *C) {
+	b := c.Bus()
+	touched := []*history{c.subscribe(b, c.subject("a.x")), c.subscribe(b, c.subject("a.>")), c.subscribe(b, c.subject("*.x"))}
+	apart := c.subscribe(b, c.subject("b.y"))
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.*")}})
+	c.publish(b, c.subject("a.x"), "after")
+	for _, h := range touched {
+		ended := c.start(func() {
+			select {
+			case <-h.sub.Done():
+				h.mark("Done has closed")
+			case <-c.ctx.Done():
+			}
+		})
+		e := c.await(h, "the message, or the end of the subscription", func(e event) bool { return e.kind == mark || e.text == "after" })
+		if e.kind != mark {
+			continue
+		}
+		<-ended
+		if err := h.sub.Err(); !errors.Is(err, bus.ErrStreamChanged) {
+			c.Errorf("%s: Err: want ErrStreamChanged, have %v", h.name, err)
+		}
+	}
+	c.checkStored(b, c.subject("a.x"), "after")
+	c.publish(b, c.subject("b.y"), "unharmed")
+	c.awaitText(apart, "unharmed")
+	if err := apart.sub.Err(); err != nil {
+		c.Errorf("a subscription that has nothing to do with it: %v", err)
+	}
 }
 
 func maxMsgs(c *C) {

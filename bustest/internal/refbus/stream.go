@@ -170,7 +170,41 @@ func (st *stream) expire() {
 // EnsureStreams implements bus.Bus.
 func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) error {
 	b.mu.Lock()
-	defer b.mu.Unlock()
+	before := map[*subscription]string{}
+	for _, s := range b.subs {
+		before[s] = b.touched(s.pattern)
+	}
+	err := b.ensureAll(ctx, configs)
+	var changed []*subscription
+	for s, touched := range before {
+		if b.touched(s.pattern) != touched && !b.bug("deafWhenCaptured") {
+			changed = append(changed, s)
+		}
+	}
+	b.mu.Unlock()
+	for _, s := range changed {
+		s.end(bus.ErrStreamChanged)
+	}
+	return err
+}
+
+// touched says which streams a pattern touches and which captures it as a whole.
+func (b *Bus) touched(pattern string) string {
+	var names []string
+	for _, st := range b.streams {
+		for _, captured := range st.cfg.Subjects {
+			if contains(captured, pattern) {
+				names = append(names, st.cfg.Name+" as a whole")
+			} else if overlap(captured, pattern) {
+				names = append(names, st.cfg.Name)
+			}
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// ensureAll checks all configs before the first is applied. b.mu is held.
+func (b *Bus) ensureAll(ctx context.Context, configs []bus.StreamConfig) error {
 	if err := b.refuse(ctx); err != nil {
 		return b.wrap("ensure", "streams", err, nil)
 	}
