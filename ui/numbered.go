@@ -93,7 +93,9 @@ func (t *tab) act(r *run, a numbered) {
 	if t.lock(t.ctx) {
 		err = t.perform(a)
 		t.unlock()
-		unknown = errors.Is(err, bus.ErrUnknownOutcome)
+		// What the end of the tab has interrupted is asked for again, under its next one.
+		interrupted := errors.Is(err, context.Canceled) && t.ctx.Err() != nil
+		unknown = errors.Is(err, bus.ErrUnknownOutcome) || interrupted
 		t.sync()
 	}
 	if err != nil {

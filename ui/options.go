@@ -82,6 +82,7 @@ type limits struct {
 	slot        time.Duration // a view that renders for longer gives its place to others
 	publish     time.Duration
 	subscribe   time.Duration
+	pace        time.Duration // between two frames of a tab
 	shutdown    time.Duration
 	later       time.Duration // about when browsers come back after a shutdown
 	sendBuffer  int           // of the kernel, for streams
@@ -100,6 +101,7 @@ var defaultLimits = limits{
 	slot:        250 * time.Millisecond,
 	publish:     10 * time.Second,
 	subscribe:   30 * time.Second,
+	pace:        10 * time.Millisecond,
 	shutdown:    5 * time.Second,
 	later:       time.Second,
 	sendBuffer:  16 << 10,

@@ -29,7 +29,7 @@ func (t *tab) begin(c *Context, report func(document) bool) {
 	}
 	defer t.unlock()
 	err := t.call("the page", func() error { t.page.fn(c); return nil })
-	c.request = nil
+	c.request, t.restored = nil, nil
 	if err == nil && t.view == nil {
 		err = errors.New("the page has no view: its function must call Context.View")
 		t.log.Error("ui: page without a view")
@@ -208,7 +208,8 @@ func (t *tab) keep(f *frame, s *seat, base uint64, text string) bool {
 		}
 	}
 	s.have = t.version
-	t.frame = f
+	t.frame = encode(f)
+	t.cutAt = time.Now()
 	t.mu.Unlock()
 	s.wake()
 	return true
@@ -223,10 +224,10 @@ func (t *tab) next(s *seat) [][]byte {
 		return nil
 	}
 	var events [][]byte
-	if f := t.frame; f != nil {
+	if t.frame != nil {
+		events = append(events, t.frame)
 		t.frame = nil
-		s.written = f.Version
-		events = append(events, encode(f))
+		s.written = t.version
 	}
 	events = append(events, t.notes...)
 	t.notes = nil
@@ -234,11 +235,34 @@ func (t *tab) next(s *seat) [][]byte {
 		events = append(events, t.doneNote)
 		t.doneNote = nil
 	}
-	if t.stale && !t.rendering && t.frame == nil {
-		t.stale, t.rendering = false, true
-		go t.cut()
+	if t.stale && !t.rendering {
+		t.schedule()
 	}
 	return events
+}
+
+// schedule starts a render: at once when the tab was idle, otherwise a moment after the last one, since
+// nobody sees a hundred views a second. The caller holds mu.
+func (t *tab) schedule() {
+	wait := t.app.limits.pace - time.Since(t.cutAt)
+	if wait <= 0 {
+		t.stale, t.rendering = false, true
+		go t.cut()
+		return
+	}
+	if t.pausing {
+		return
+	}
+	t.pausing = true
+	time.AfterFunc(wait, func() {
+		t.mu.Lock()
+		t.pausing = false
+		s := t.seat
+		t.mu.Unlock()
+		if s != nil {
+			s.wake()
+		}
+	})
 }
 
 // awaitThread takes the tab's thread within the patience that a request has.

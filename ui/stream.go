@@ -45,8 +45,16 @@ type seat struct {
 // wake lets the stream look after the tab. It doesn't wait.
 func (s *seat) wake() { s.stream.enqueue(s, nil) }
 
-// leave tells the stream that the stream number n has the tab now.
-func (s *seat) leave(n uint64) {
+// newest is the number of a stream that comes after all others, and fits into a float64.
+const newest = 1<<53 - 1
+
+// leave tells the stream that by has the tab now. The streams of another worker have numbers
+// of their own: the one that came last is the newer one.
+func (s *seat) leave(by *stream) {
+	n := by.s
+	if by.w != s.stream.w {
+		n = newest
+	}
 	s.stream.enqueue(s, encode(leftEvent{Tab: s.tab.id, Left: true, S: n}))
 }
 
@@ -97,6 +105,7 @@ func (st *stream) collect() []byte {
 func (st *stream) heartbeat() []byte {
 	event := heartbeatEvent{Heartbeat: true, Versions: map[string]uint64{}}
 	for _, s := range st.seated() {
+		s.tab.checkSubscriptions()
 		s.tab.mu.Lock()
 		if s.tab.seat == s {
 			event.Versions[s.tab.id] = s.written

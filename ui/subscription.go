@@ -50,6 +50,14 @@ func Subscribe[T any](c *Context, pattern string, handler func(T), opts ...bus.S
 	switch {
 	case err == nil && !s.over:
 		s.sub = sub
+		t.mu.Lock()
+		if !t.ended {
+			if t.subs == nil {
+				t.subs = map[*Subscription]struct{}{}
+			}
+			t.subs[s] = struct{}{}
+		}
+		t.mu.Unlock()
 	case err == nil: // the handler has ended its own subscription
 	case t.ctx.Err() == nil && !s.over:
 		s.over = true
@@ -72,6 +80,9 @@ func (s *Subscription) Unsubscribe() {
 	if s.sub == nil {
 		return
 	}
+	s.tab.mu.Lock()
+	delete(s.tab.subs, s)
+	s.tab.mu.Unlock()
 	ctx := s.tab.current
 	if ctx == nil {
 		ctx = s.tab.ctx
@@ -123,6 +134,29 @@ func (s *Subscription) problem(p bus.Problem) {
 	}
 	s.tab.log.Warn("ui: subscription", "pattern", p.Pattern, "subject", p.Subject, "error", p.Err)
 	s.tab.complain(p.Err)
+}
+
+// checkSubscriptions tells the tab's user of subscriptions that the bus has ended, which it
+// does when the streams change under them.
+func (t *tab) checkSubscriptions() {
+	var lost []*Subscription
+	t.mu.Lock()
+	for s := range t.subs {
+		select {
+		case <-s.sub.Done():
+			lost = append(lost, s)
+			delete(t.subs, s)
+		default:
+		}
+	}
+	t.mu.Unlock()
+	for _, s := range lost {
+		if s.ctx.Err() != nil {
+			continue // we have ended it ourselves
+		}
+		t.log.Error("ui: the bus has ended a subscription", "pattern", s.pattern, "error", s.sub.Err())
+		t.complain(fmt.Errorf("%q is not followed any more; reload the page: %w", s.pattern, s.sub.Err()))
+	}
 }
 
 // Publish encodes v as [bus.Publish] does and publishes it on subject. It waits until the message is

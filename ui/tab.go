@@ -58,9 +58,12 @@ type tab struct {
 	clientText bool // the browser holds the text of version, too
 	stale      bool // a render is due
 	rendering  bool
-	frame      *frame // rendered and not yet written
+	pausing    bool      // the render waits for its time
+	cutAt      time.Time // of the newest frame
+	frame      []byte // of version, rendered and not yet written
 	notes      [][]byte
 	doneNote   []byte
+	subs       map[*Subscription]struct{}
 
 	// Its newest numbered action.
 	number uint64
@@ -200,7 +203,7 @@ func (t *tab) sit(st *stream, have uint64) (s *seat, newer uint64) {
 	t.stopExpiry()
 	t.mu.Unlock()
 	if old != nil && old.stream != st {
-		old.leave(st.s)
+		old.leave(st)
 	}
 	return s, 0
 }
@@ -267,7 +270,7 @@ func (t *tab) end() {
 	t.ended = true
 	t.stopExpiry()
 	s := t.seat
-	t.seat, t.frame, t.notes, t.doneNote, t.sent = nil, nil, nil, nil, ""
+	t.seat, t.frame, t.notes, t.doneNote, t.subs, t.sent = nil, nil, nil, nil, nil, ""
 	t.mu.Unlock()
 	t.cancel()
 	t.app.tabs.remove(t)
