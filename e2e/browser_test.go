@@ -1,0 +1,285 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/input"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+)
+
+// patience is how long a test waits for what should come at once: the machine may be busy.
+const patience = 20 * time.Second
+
+// chromium is the one browser of a test run.
+var chromium struct {
+	ctx context.Context
+	err error
+}
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "jitney-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	stop := startChromium(filepath.Join(dir, "profile"))
+	defer stop()
+	if err := buildExamples(dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// startChromium starts the browser, or notes why there is none.
+func startChromium(profile string) (stop func()) {
+	bin := os.Getenv("JITNEY_CHROMIUM")
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); bin == "" && err == nil {
+			bin = path
+		}
+	}
+	if bin == "" {
+		chromium.err = fmt.Errorf("no Chromium here: apt-get install --no-install-recommends chromium fonts-liberation fonts-noto-color-emoji")
+		return func() {}
+	}
+	opts := append(chromedp.DefaultExecAllocatorOptions[:],
+		chromedp.ExecPath(bin), chromedp.DisableGPU, chromedp.UserDataDir(profile), chromedp.WindowSize(900, 600),
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true))
+	if os.Geteuid() == 0 {
+		opts = append(opts, chromedp.NoSandbox) // Chromium refuses to start as root with it
+	}
+	alloc, cancelAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
+	ctx, _ := chromedp.NewContext(alloc)
+	if err := chromedp.Do(ctx); err != nil {
+		chromium.err = fmt.Errorf("%s doesn't start: %w", bin, err)
+		return cancelAlloc
+	}
+	chromium.ctx = ctx
+	return func() {
+		if err := chromedp.Cancel(ctx); err != nil {
+			fmt.Fprintln(os.Stderr, "closing Chromium:", err)
+		}
+		cancelAlloc()
+	}
+}
+
+// tab is a tab of a browser, on the way to a page or there.
+type tab struct {
+	t   *testing.T
+	ctx context.Context
+
+	// offline lets the console complain that the server can't be reached or has refused
+	// something: where a test kills a server that is what happens.
+	offline bool
+
+	mu      sync.Mutex
+	console []string
+}
+
+// newPerson opens a tab of somebody with cookies and connections of their own. What appears
+// on its console as an error fails the test.
+func newPerson(t *testing.T) *tab {
+	t.Helper()
+	if chromium.err != nil {
+		if os.Getenv("CI") == "true" {
+			require.NoError(t, chromium.err)
+		}
+		t.Skip(chromium.err)
+	}
+	return openTab(t, chromium.ctx, chromedp.WithNewBrowserContext())
+}
+
+// another opens another tab of the same person.
+func (b *tab) another() *tab {
+	b.t.Helper()
+	id := chromedp.FromContext(b.ctx).BrowserContextID
+	return openTab(b.t, chromium.ctx, chromedp.WithExistingBrowserContext(id))
+}
+
+func openTab(t *testing.T, parent context.Context, opt chromedp.ContextOption) *tab {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(parent, opt)
+	t.Cleanup(cancel)
+	require.NoError(t, chromedp.Do(ctx)) // a first call with a deadline would end the tab with it
+	b := &tab{t: t, ctx: ctx}
+	messages := chromedp.Console(ctx)
+	go func() {
+		for m, err := range messages {
+			if err != nil {
+				return
+			}
+			if m.Type == chromedp.ConsoleLog || m.Type == chromedp.ConsoleInfo || m.Type == chromedp.ConsoleDebug {
+				continue
+			}
+			b.mu.Lock()
+			if m.Source != "network" || !b.offline {
+				b.console = append(b.console, m.String()+" "+m.URL)
+			}
+			b.mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() {
+		if t.Failed() {
+			b.picture("failed-" + strings.ReplaceAll(t.Name(), "/", "-"))
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if len(b.console) > 0 {
+			t.Errorf("the console isn't empty:\n%s", strings.Join(b.console, "\n"))
+		}
+	})
+	return b
+}
+
+func (b *tab) mayBeOffline() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.offline = true
+}
+
+// do runs browser actions, each of which must be quick.
+func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	require.NoError(b.t, chromedp.Do(ctx, actions...))
+}
+
+func (b *tab) open(url string) {
+	b.t.Helper()
+	b.do(chromedp.Navigate(url))
+}
+
+// eval returns the value of an expression in the page.
+func eval[T any](b *tab, js string) T {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	v, err := chromedp.Run(ctx, chromedp.Evaluate[T](js))
+	require.NoError(b.t, err, js)
+	return v
+}
+
+// js runs statements in the page.
+func (b *tab) js(code string) {
+	b.t.Helper()
+	eval[bool](b, "(() => {"+code+"; return true})()")
+}
+
+// waitFor waits until an expression in the page is true.
+func (b *tab) waitFor(js string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	eventually(b.t, js, func() bool {
+		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+js+")"))
+		return err == nil && ok
+	}, func() string {
+		ctx, cancel := context.WithTimeout(b.ctx, time.Second)
+		defer cancel()
+		body, err := chromedp.Run(ctx, chromedp.Evaluate[string]("document.documentElement.dataset.ui + '\\n' + document.body.innerHTML"))
+		if err != nil {
+			return err.Error()
+		}
+		return body
+	})
+}
+
+// eventually polls until a condition holds.
+func eventually(t *testing.T, what string, holds func() bool, detail ...func() string) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	late := time.NewTimer(patience)
+	defer late.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-late.C:
+			for _, d := range detail {
+				what += "\n" + d()
+			}
+			require.FailNow(t, "waited in vain for "+what)
+		}
+	}
+}
+
+func (b *tab) typeText(keys string) {
+	b.t.Helper()
+	b.do(chromedp.KeyEvent(keys))
+}
+
+func (b *tab) focus(selector string) {
+	b.t.Helper()
+	b.js("document.querySelector(" + quote(selector) + ").focus()")
+}
+
+func (b *tab) click(selector string) {
+	b.t.Helper()
+	b.do(chromedp.Click(chromedp.CSS(selector)))
+}
+
+// compose puts text into the focused field as an input method does that isn't done yet.
+func (b *tab) compose(text string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	n := int64(len([]rune(text)))
+	_, err := chromedp.Call(ctx, input.ImeSetComposition, input.ImeSetCompositionParams{Text: text, SelectionStart: n, SelectionEnd: n})
+	require.NoError(b.t, err)
+}
+
+// commit ends a composition with text.
+func (b *tab) commit(text string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	_, err := chromedp.Call(ctx, input.InsertText, input.InsertTextParams{Text: text})
+	require.NoError(b.t, err)
+}
+
+func (b *tab) front() {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	_, err := chromedp.Call(ctx, page.BringToFront, cdp.Empty{})
+	require.NoError(b.t, err)
+}
+
+// picture saves what the tab shows as shots/NAME.png.
+func (b *tab) picture(name string) {
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	png, err := chromedp.Run(ctx, chromedp.CaptureScreenshot())
+	if err != nil {
+		b.t.Logf("no picture of %s: %v", name, err)
+		return
+	}
+	require.NoError(b.t, os.MkdirAll("shots", 0o755))
+	require.NoError(b.t, os.WriteFile(filepath.Join("shots", name+".png"), png, 0o644))
+}
+
+// quote returns s as a JavaScript literal.
+func quote(s string) string {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // a string always encodes
+	}
+	return string(b)
+}

@@ -1,0 +1,742 @@
+// The browser's half of a page: it shows what the server rendered, keeps what the user's
+// hands are on, and sends what the user does. The protocol is told in
+// docs/decisions/0002-wire.md, who owns which state in 0003-tab-state.md.
+(() => {
+  'use strict';
+  const page = JSON.parse(document.querySelector('meta[name=jitney]')?.content || 'null');
+  const root = document.getElementById('jitney-root');
+  if (!page || !root) return;
+  const html = document.documentElement;
+  const base = new URL('.', document.currentScript.src).href; // of /_ui/, also behind a prefix
+  const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
+  const least = 250, most = 8000; // ms between two attempts
+  const jitter = ms => ms * (0.5 + Math.random() / 2);
+  const pause = ms => new Promise(done => {
+    nudge = done;
+    setTimeout(done, ms);
+  });
+  let nudge = () => {}; // ends a pause early
+
+  // The key proves that the tab is this document's: a duplicated tab runs this line again,
+  // a document from the back/forward cache doesn't. The secret makes our actions ours.
+  const key = random(), secret = random();
+  let {tab, shape} = page;
+
+  // ---- Signals: the browser owns what the user changed. A revision counts those changes.
+
+  const signals = new Map(); // id -> {v, rev}
+  const told = new Map(); // id -> the highest rev that the server has answered to
+  let composing = null; // the field in which an input method is at work
+
+  const fields = id => root.querySelectorAll(`[data-bind="${CSS.escape(id)}"]`);
+  const emptied = v => typeof v === 'boolean' ? false : typeof v === 'number' ? 0 : '';
+
+  // change is a change by the user's hand.
+  function change(id, v, from) {
+    const s = signals.get(id);
+    if (!s || s.v === v) return;
+    s.v = v;
+    s.rev++;
+    show(id, from);
+  }
+
+  // receive takes what the server set, unless the user has changed it since the server looked.
+  function receive(all) {
+    for (const [id, [v, rev]] of Object.entries(all || {})) {
+      const s = signals.get(id);
+      if (s && s.rev > rev) continue;
+      signals.set(id, {v, rev});
+      show(id);
+    }
+  }
+
+  const snapshot = () => Object.fromEntries(Array.from(signals, ([id, s]) => [id, [s.v, s.rev]]));
+
+  function show(id, except) {
+    for (const el of fields(id)) if (el !== except) write(el, signals.get(id).v);
+  }
+
+  function write(el, v) {
+    if (el === composing) return;
+    if (el.type === 'checkbox') el.checked = Boolean(v);
+    else if (el.type === 'radio') el.checked = el.value === String(v);
+    else if (el.value !== String(v)) {
+      const caret = el === document.activeElement && typeof el.selectionStart === 'number' ? el.selectionStart : null;
+      el.value = v;
+      if (caret !== null) el.setSelectionRange(caret, caret); // writing moved it to the end
+    }
+    shown.set(el, el.value);
+  }
+
+  function read(el) {
+    const s = signals.get(el.dataset.bind);
+    if (!s || el.type === 'radio' && !el.checked) return;
+    let v = el.type === 'checkbox' ? el.checked : el.value;
+    if (typeof s.v === 'number') v = Number.isFinite(Number(v)) ? Number(v) : 0;
+    shown.set(el, el.value);
+    change(el.dataset.bind, v, el); // the field itself isn't rewritten: "1." is on its way to 1.5
+  }
+
+  // Some things fill in a field without an event: extensions, the browser after a reload.
+  const shown = new WeakMap(); // field -> the value that it had when we last looked
+  function readSilent() {
+    for (const el of root.querySelectorAll('input[data-bind], textarea[data-bind]')) {
+      if (shown.has(el) && shown.get(el) !== el.value && el !== composing) read(el);
+    }
+  }
+
+  // New fields show their signals: the view may have been rendered before the user typed.
+  const bound = new WeakMap();
+  function adoptFields() {
+    for (const el of root.querySelectorAll('[data-bind]')) {
+      const s = signals.get(el.dataset.bind);
+      if (!s || bound.get(el) === el.dataset.bind && el.nodeName !== 'SELECT') continue;
+      bound.set(el, el.dataset.bind);
+      write(el, s.v);
+    }
+  }
+
+  // ---- Events: one listener for each type; what an element does stands in its attributes.
+
+  const timers = new WeakMap();
+
+  function trigger(type, from) {
+    const attr = `data-on-${type}`, el = from.closest?.(`[${attr}]`);
+    if (!el || !root.contains(el)) return null;
+    const go = () => act(el, el.getAttribute(attr), type);
+    clearTimeout(timers.get(el));
+    if (el.dataset.debounce) timers.set(el, setTimeout(go, Number(el.dataset.debounce)));
+    else go();
+    return el;
+  }
+
+  function act(el, name, type) {
+    if (!name || !el.isConnected) return; // removed while it was debounced
+    readSilent();
+    for (const [id, v] of Object.entries(JSON.parse(el.dataset.set || '{}'))) change(id, v);
+    const last = queue.at(-1);
+    if (type === 'input' && last?.type === type && last.name === name && !last.first) {
+      last.signals = snapshot(); // not sent yet: the newest of such is enough
+      return;
+    }
+    const a = {n: ++number, name, type, once: `${secret}-${++made}`, signals: snapshot(), taken: {}, first: 0, tries: 0};
+    // A field is emptied here and now: a fast typist's next line would otherwise begin with this one.
+    for (const id of (el.dataset.clear || '').split(' ')) {
+      if (!signals.has(id)) continue;
+      a.taken[id] = signals.get(id).v;
+      change(id, emptied(a.taken[id]));
+    }
+    queue.push(a);
+    pending();
+    pump();
+  }
+
+  const on = (type, listener) => document.addEventListener(type, listener, true);
+  on('click', ev => {
+    const el = ev.target.closest?.('[data-on-click]');
+    if (!el || el.disabled) return;
+    // A link with an action is still a link for a click that opens a new tab.
+    if (el.nodeName === 'A' && (ev.ctrlKey || ev.metaKey || ev.shiftKey)) return;
+    if (trigger('click', el) && (el.nodeName === 'A' || el.type === 'submit')) ev.preventDefault();
+  });
+  on('submit', ev => {
+    if (trigger('submit', ev.target)) ev.preventDefault();
+  });
+  on('input', ev => {
+    if (ev.target.dataset?.bind) read(ev.target);
+    if (!ev.isComposing) trigger('input', ev.target); // what is being composed isn't said yet
+  });
+  on('change', ev => {
+    if (ev.target.dataset?.bind) read(ev.target);
+    trigger('change', ev.target);
+  });
+  on('compositionstart', ev => {
+    composing = ev.target;
+  });
+  on('compositionend', ev => {
+    composing = null;
+    if (ev.target.dataset?.bind) read(ev.target);
+    trigger('input', ev.target);
+    fresh = true; // what the composition held back
+    later();
+  });
+
+  // ---- Actions: numbered, one at a time, in order, sent again until answered.
+
+  const queue = []; // {n, name, once, signals, taken, first, tries}
+  const tooOld = 100e3; // ms; the server knows what it has done for two minutes
+  let number = 0, made = 0, sending = null, held = 0, opening = false;
+
+  function post(where, word, body, more) {
+    return fetch(where, {
+      method: 'POST',
+      headers: {'Content-Type': 'application/json', 'X-Jitney': word},
+      body: JSON.stringify(body),
+      ...more,
+    });
+  }
+
+  // What the server has heard needn't be said again, and must not: it may have set it since.
+  const news = all => Object.fromEntries(Object.entries(all).filter(([id, [, rev]]) => rev > (told.get(id) ?? 0)));
+  const heardOf = all => Object.entries(all).forEach(([id, [, rev]]) => told.set(id, Math.max(rev, told.get(id) ?? 0)));
+  const wire = a => ({n: a.n, act: a.name, once: a.once, signals: news(a.signals)});
+
+  async function pump() {
+    const a = queue[0];
+    // While the server is away nothing is sent, so that its age doesn't run.
+    if (!a || sending || opening || html.dataset.ui === 'lost') return;
+    clearTimeout(held);
+    if (a.first && Date.now() - a.first > tooOld) {
+      settle(a, 'No answer came. It may have been sent, or not.');
+      return;
+    }
+    a.first ||= Date.now();
+    const to = tab, controller = sending = new AbortController();
+    const timeout = setTimeout(() => controller.abort(), 20e3);
+    let refused = false, wait = 0, answer = {};
+    try {
+      const r = await post(base + 'act', 'act', {tab, key, ...wire(a)}, {signal: controller.signal});
+      refused = r.status === 413;
+      wait = Number(r.headers.get('Retry-After')) * 1000;
+      answer = await r.json();
+    } catch {
+      // No connection, or a proxy's page: ask again.
+    }
+    clearTimeout(timeout);
+    if (sending === controller) sending = null;
+    if (tab !== to || queue[0] !== a) return pump(); // it was answered on the stream, or goes to a new tab
+    const ours = answer && answer.tab === tab && answer.n === a.n;
+    if (refused) return settle(a, ours && answer.error || 'This is too large to be sent.');
+    if (ours && answer.status === 'gone') return openAnew();
+    if (ours && answer.status === 'done') {
+      heardOf(a.signals);
+      return settle(a, answer.error);
+    }
+    if (ours && answer.status === 'running') wait = Math.min(2000 * 1.5 ** a.tries, most) / 1.5;
+    held = setTimeout(pump, wait ? wait * (1 + Math.random()) : jitter(Math.min(least * 2 ** a.tries, most)));
+    a.tries++;
+  }
+
+  // settle ends the action at the head of the queue.
+  function settle(a, error) {
+    if (queue[0] !== a) return;
+    clearTimeout(held);
+    queue.shift();
+    pending();
+    if (error) {
+      const left = [];
+      for (const [id, v] of Object.entries(a.taken)) {
+        if (signals.get(id).v === emptied(v)) change(id, v); // back into the field, nobody has touched it
+        else if (v) left.push(v);
+      }
+      complain([error, ...left].join('\n'));
+    } else {
+      alerts.replaceChildren(); // what was wrong has been put right
+    }
+    pump();
+  }
+
+  function pending() {
+    if (queue.length) html.dataset.uiPending = queue.length;
+    else delete html.dataset.uiPending;
+    if (status.firstChild && html.dataset.ui === 'lost') announce();
+  }
+
+  // ---- The stream: what the server says.
+
+  let text = null, version = page.v || 0; // the view as the server sent it; a document starts without
+  let fresh = false, title = '', focus = '', pushed = {}, rendering = 0, cost = 0;
+
+  function take(ev) {
+    if (ev.tab !== tab) return; // said to a tab that we were
+    if (ev.gone) return openAnew();
+    if (ev.done) {
+      if (queue[0]?.n !== ev.done) return;
+      heardOf(queue[0].signals);
+      return settle(queue[0], ev.error);
+    }
+    if (ev.v === undefined) return ev.error && complain(ev.error);
+    if (ev.html !== undefined) text = ev.html;
+    else if (ev.base !== version) return again();
+    else if (ev.edits?.length) {
+      const next = text === null ? null : splice(text, ev.edits);
+      if (next === null || next.length !== ev.len || sum(next) !== ev.sum) return again();
+      text = next;
+    }
+    version = ev.v;
+    fresh ||= ev.html !== undefined || ev.edits?.length > 0;
+    Object.assign(pushed, ev.signals);
+    title = ev.title || title;
+    focus = ev.focus || focus;
+    later();
+  }
+
+  function again() {
+    version = 0;
+    text = null;
+    send({resync: true});
+  }
+
+  function splice(old, edits) {
+    let out = '', from = 0;
+    for (const [at, remove, insert] of edits) {
+      out += old.slice(from, at) + insert;
+      from = at + remove;
+    }
+    return out + old.slice(from);
+  }
+
+  // FNV-1a over the UTF-16 units, low byte first.
+  function sum(s) {
+    let h = 0x811c9dc5;
+    for (let i = 0; i < s.length; i++) {
+      const unit = s.charCodeAt(i);
+      h = Math.imul(h ^ unit & 255, 0x01000193);
+      h = Math.imul(h ^ unit >> 8, 0x01000193);
+    }
+    return h >>> 0;
+  }
+
+  // Frames are taken in at once and shown soon: a tab that is slower than its stream shows
+  // the newest state instead of working off what has piled up.
+  function later() {
+    rendering ||= setTimeout(render, Math.min(cost, 1000));
+  }
+
+  function render() {
+    const began = performance.now();
+    rendering = 0;
+    if (fresh && text !== null) {
+      const pinned = Array.from(root.querySelectorAll('[data-pin]')).filter(el => atEnd(el) || pins.get(el) === el.scrollTop);
+      morph(root, text);
+      pinned.forEach(toEnd);
+      pinNew();
+    }
+    fresh = false;
+    receive(pushed);
+    pushed = {};
+    adoptFields();
+    if (title) document.title = title;
+    if (focus) document.getElementById(focus)?.focus();
+    title = focus = '';
+    cost = performance.now() - began;
+  }
+
+  // A pinned scroller stays at its end, also when it changes size: the keyboard of a phone.
+  const pins = new WeakMap(); // scroller -> its scrollTop when it was at its end, or -1
+  const atEnd = el => el.scrollHeight - el.scrollTop - el.clientHeight < 8;
+  const resized = new ResizeObserver(all => all.forEach(({target}) => pins.get(target) >= 0 && toEnd(target)));
+
+  function toEnd(el) {
+    el.scrollTop = el.scrollHeight;
+    pins.set(el, el.scrollTop);
+  }
+
+  function pinNew() {
+    for (const el of root.querySelectorAll('[data-pin]')) {
+      if (pins.has(el)) continue;
+      toEnd(el);
+      resized.observe(el);
+    }
+  }
+
+  on('scroll', ev => {
+    const el = ev.target, was = pins.get(el);
+    // Nobody has scrolled when it stands where we put it: it has become smaller.
+    if (was !== undefined && was !== el.scrollTop) pins.set(el, atEnd(el) ? el.scrollTop : -1);
+  });
+
+  // ---- Morph: the tree becomes the new one, with as many of its nodes as can be kept.
+
+  // A node is kept for its key: its id, or the signal that it is bound to.
+  const keyOf = el => {
+    const bind = el.nodeType === 1 && el.getAttribute('data-bind');
+    return el.nodeType === 1 && el.getAttribute('id') || bind && `${bind} ${el.type === 'radio' ? el.value : ''}` || '';
+  };
+  const keyed = el => el.querySelectorAll('[id], [data-bind]');
+  const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.nodeName !== 'INPUT' || a.type === b.type);
+  const said = new WeakMap(); // <details> or <dialog> -> whether the server wants it open
+  const openers = el => el.querySelectorAll('details, dialog');
+  const noteOpen = () => openers(root).forEach(el => said.has(el) || said.set(el, el.open));
+
+  function morph(top, markup) {
+    const template = document.createElement('template');
+    template.innerHTML = markup; // scripts that come this way never run
+    const olds = new Map(); // key -> node, of those that live on
+    for (const el of keyed(top)) if (!olds.has(keyOf(el))) olds.set(keyOf(el), el);
+    const kept = new Map(), holders = new Set(), placed = new Set(), doomed = [];
+    for (const el of keyed(template.content)) {
+      const old = olds.get(keyOf(el));
+      if (!old || kept.has(keyOf(el)) || !alike(old, el)) continue;
+      kept.set(keyOf(el), old);
+      for (const start of [old, el]) {
+        for (let up = start.parentNode; up && up !== top && !holders.has(up); up = up.parentNode) holders.add(up);
+      }
+    }
+    const foldable = openers(top).length > 0;
+    const active = document.activeElement, range = active?.selectionStart != null && [active.selectionStart, active.selectionEnd];
+
+    children(top, template.content);
+    for (const node of doomed) if (!placed.has(node)) node.remove();
+    if (active !== document.activeElement && active?.isConnected && top.contains(active)) {
+      active.focus({preventScroll: true}); // it was moved by a browser without moveBefore
+      if (range) active.setSelectionRange(...range);
+    }
+    noteOpen();
+
+    function children(parent, model) {
+      let last = null; // the next place is always found from here: a move deeper down may take any sibling away
+      for (const n of [...model.childNodes]) {
+        let at = last ? last.nextSibling : parent.firstChild;
+        while (at && keyOf(at) && !kept.has(keyOf(at)) && !holders.has(at)) { // nobody wants it: a dropped row
+          const dead = at;
+          at = at.nextSibling;
+          dead.remove();
+        }
+        let o = match(parent, at, n);
+        if (!o) {
+          // With something inside that lives on elsewhere it is filled bit by bit.
+          o = holders.has(n) ? n.cloneNode(false) : n;
+          parent.insertBefore(o, at);
+        } else if (o !== at) {
+          move(parent, o, at);
+        }
+        placed.add(o);
+        if (o !== n) update(o, n);
+        last = o;
+      }
+      for (let rest = last ? last.nextSibling : parent.firstChild; rest; rest = rest.nextSibling) doomed.push(rest);
+    }
+
+    function match(parent, at, n) {
+      const k = keyOf(n), free = el => el && !placed.has(el) && alike(el, n);
+      if (k && kept.has(k) && free(kept.get(k))) return kept.get(k);
+      if (!k && holders.has(n)) { // it is the one that holds the same things
+        for (const inner of keyed(n)) {
+          let up = kept.get(keyOf(inner));
+          while (up && up.parentNode !== parent) up = up.parentNode;
+          if (free(up) && !keyOf(up)) return up;
+        }
+      }
+      for (let c = at, i = 0; c && i < 10; c = c.nextSibling, i++) {
+        if (free(c) && keyOf(c) === k && !holders.has(c)) return c;
+      }
+      return null;
+    }
+
+    function move(parent, o, at) {
+      // What has the focus stays where it is, and the others move around it.
+      if (o.parentNode === parent && o.contains(document.activeElement)) {
+        const after = o.nextSibling;
+        for (let node = at; node && node !== o;) {
+          const next = node.nextSibling;
+          put(parent, node, after);
+          node = next;
+        }
+      } else {
+        put(parent, o, at);
+      }
+    }
+
+    function put(parent, node, at) {
+      if (parent.moveBefore && node.nodeType === 1) parent.moveBefore(node, at);
+      else parent.insertBefore(node, at);
+    }
+
+    function update(o, n) {
+      if (o === composing) return;
+      if (o.nodeType !== 1) {
+        if (o.data !== n.data) o.data = n.data;
+        return;
+      }
+      if (said.has(o) && said.get(o) !== n.open) {
+        said.set(o, n.open);
+        o.open = n.open;
+      }
+      if (o.isEqualNode(n)) {
+        if (foldable) openers(o).forEach(el => said.set(el, el.open));
+        return;
+      }
+      const own = attributes(o, n);
+      if (own && o.nodeName === 'TEXTAREA' || o.hasAttribute('data-ignore')) return;
+      if (o.nodeName === 'TEXTAREA') {
+        if (o.defaultValue !== n.defaultValue) follow(o, 'value', () => o.defaultValue = n.defaultValue, n.defaultValue);
+        return;
+      }
+      children(o, n);
+    }
+
+    // attributes makes o's those of n. It returns whether o is a field whose value belongs to the user.
+    function attributes(o, n) {
+      const own = (o.nodeName === 'OPTION' ? o.closest('select') : o).hasAttribute('data-bind');
+      const set = a => o.setAttributeNode(a.cloneNode()); // a parser takes names that setAttribute refuses
+      const sync = (name, change) => {
+        if (name === 'open' && said.has(o)) {
+          return; // done already, or the user's doing
+        } else if (name === 'value' && o.nodeName === 'INPUT' && !/^(checkbox|radio|hidden|submit|reset|button|image|file)$/.test(o.type)) {
+          if (!own) follow(o, 'value', change, n.getAttribute('value') ?? '');
+        } else if (name === 'checked' && o.nodeName === 'INPUT') {
+          if (!own) follow(o, 'checked', change, n.hasAttribute('checked'));
+        } else if (name === 'selected' && o.nodeName === 'OPTION') {
+          if (!own) follow(o, 'selected', change, n.hasAttribute('selected'));
+        } else {
+          change();
+        }
+      };
+      for (const a of [...n.attributes]) if (o.getAttribute(a.name) !== a.value) sync(a.name, () => set(a));
+      for (const a of [...o.attributes]) if (!n.hasAttribute(a.name)) sync(a.name, () => o.removeAttribute(a.name));
+      return own;
+    }
+
+    // follow gives an unbound field its new default, and shows it unless the user is in the field.
+    function follow(o, property, change, v) {
+      const here = (o.closest('select') ?? o) === document.activeElement, was = o[property];
+      change();
+      o[property] = here ? was : v;
+    }
+  }
+
+  // ---- A new tab for this document: the server has restarted, or we slept for too long.
+
+  async function openAnew() {
+    if (opening) return;
+    opening = true;
+    sending?.abort();
+    sending = null;
+    send({leave: true});
+    state('lost'); // seen only if it takes a second
+    for (let wait = least; ; wait = Math.min(wait * 2, most)) {
+      // The state as it was when the first unanswered action was made: the others bring theirs.
+      const was = queue[0]?.signals || {}, all = snapshot();
+      for (const id in was) if (was[id][1] < all[id][1]) all[id] = was[id];
+      let answer, r;
+      try {
+        r = await post(location.pathname + location.search, 'open', {key, shape, signals: all});
+        answer = JSON.parse(await r.text());
+      } catch {
+        // No connection, or not from a jitney server.
+      }
+      if (answer?.tab) {
+        told.clear();
+        heardOf(all);
+        return adopt(answer);
+      }
+      // Somebody else answered (a login), or the page isn't there any more: the browser shall show it.
+      if (answer?.reload || r && r.status < 500 && ![408, 429].includes(r.status)) return reload();
+      await pause(jitter(wait));
+    }
+  }
+
+  function adopt(answer) {
+    ({tab, shape} = answer);
+    number = 0;
+    for (const a of queue) {
+      a.n = ++number;
+      a.tries = 0;
+    }
+    text = answer.html;
+    version = answer.v || 0;
+    fresh = true;
+    pushed = answer.signals || {};
+    title = answer.title;
+    opening = false;
+    join();
+    render();
+    text = null; // as with a document: the first frame brings it
+  }
+
+  // reload is for a page that has changed too much to be morphed. What was typed, and what
+  // was not sent, is put back into the fields.
+  async function reload() {
+    const last = JSON.parse(sessionStorage.getItem('jitney') || '{}');
+    if (Date.now() - (last.at || 0) < 10e3) await pause(most);
+    const texts = [];
+    for (const el of root.querySelectorAll('textarea[data-bind], input[data-bind]:not([type=checkbox], [type=radio], [type=hidden], [type=password])')) {
+      const unsent = queue.map(a => a.taken[el.dataset.bind]).filter(Boolean);
+      if (unsent.length || signals.get(el.dataset.bind)?.rev > 0) texts.push([name(el), [...unsent, el.value].filter(Boolean).join(' ')]);
+    }
+    sessionStorage.setItem('jitney', JSON.stringify({at: Date.now(), href: location.href, texts, unsent: queue.length}));
+    queue.length = 0;
+    location.reload();
+  }
+
+  const name = el => el.id ? `#${CSS.escape(el.id)}` : el.name ? `[name="${CSS.escape(el.name)}"]` : `[data-bind="${CSS.escape(el.dataset.bind)}"]`;
+
+  function restore() {
+    const kept = JSON.parse(sessionStorage.getItem('jitney') || 'null');
+    if (!kept?.texts || kept.href !== location.href) return;
+    sessionStorage.setItem('jitney', JSON.stringify({at: kept.at}));
+    for (const [selector, v] of kept.texts) {
+      const el = root.querySelector(selector);
+      if (el?.dataset.bind && signals.has(el.dataset.bind)) change(el.dataset.bind, v);
+    }
+    if (kept.unsent) complain('This page has been updated. What had not been sent is in its field again.');
+  }
+
+  // ---- The connection: a shared worker holds the stream, or the page itself does.
+
+  let port = null, w = '', s = 0, generation = 0, heard = Date.now(), asked = 0;
+  let release = () => {};
+  const protocol = performance.getEntriesByType('navigation')[0]?.nextHopProtocol || '';
+  const multiplexed = /^h[23]/.test(protocol);
+  let direct = multiplexed || !window.SharedWorker;
+
+  const send = message => port?.postMessage(message);
+  const join = () => {
+    // Six connections are all that a browser has for a host: a hidden tab shall not hold one.
+    if (direct && !multiplexed && document.hidden) return;
+    if (!opening) send({join: {tab, key, v: version}});
+  };
+
+  async function connect() {
+    release();
+    port?.close();
+    heard = Date.now();
+    asked = 0;
+    if (direct) {
+      if (!window.jitneyConnect) await load(page.worker);
+      const channel = new MessageChannel();
+      window.jitneyConnect(channel.port2);
+      port = channel.port1;
+    } else {
+      const worker = new SharedWorker(page.worker, {name: `jitney ${generation}`});
+      worker.onerror = () => {
+        direct = true;
+        connect();
+      };
+      port = worker.port;
+    }
+    port.onmessage = hear;
+    hello();
+  }
+
+  const load = src => new Promise((done, failed) => {
+    const script = document.createElement('script');
+    Object.assign(script, {src, onload: done, onerror: failed});
+    document.head.append(script);
+  });
+
+  // hello is said while the lock is held: the worker waits for the same lock, and would
+  // think a tab dead that says hello before.
+  function hello() {
+    const greet = lock => {
+      send({hello: {base, lock, name: direct ? key : ''}});
+      join();
+    };
+    release();
+    if (direct || !navigator.locks) return greet(''); // no locks on plain HTTP but for localhost
+    const lock = `jitney ${random()}`;
+    navigator.locks.request(lock, () => new Promise(done => {
+      release = done;
+      greet(lock);
+    }));
+  }
+
+  function hear({data: m}) {
+    heard = Date.now();
+    asked = 0;
+    if (m.trouble) console.error(`jitney: ${m.trouble}`);
+    if (m.alive) send({here: true});
+    if (m.event) take(m.event);
+    if (m.state === 'lost' && !opening) state('lost');
+    if (m.state === 'open') {
+      ({w, s} = m);
+      if (!opening) state('open');
+    }
+  }
+
+  // A worker may hang or be killed, and nobody is told.
+  setInterval(() => {
+    if (Date.now() - heard < 40e3 || direct && document.hidden) return;
+    if (asked && Date.now() - asked > 5000) {
+      generation++;
+      connect();
+    } else if (!asked) {
+      asked = Date.now();
+      send({wake: true});
+    }
+  }, 5000);
+
+  const wake = () => {
+    nudge();
+    if (direct && !multiplexed) document.hidden ? send({leave: true}) : join();
+    send({wake: true});
+  };
+  document.addEventListener('visibilitychange', wake);
+  addEventListener('online', wake);
+
+  // Pages in the back/forward cache keep their connections, and six of them are all there are.
+  addEventListener('pagehide', () => {
+    readSilent();
+    send({leave: true});
+    release();
+    for (const a of queue) a.first ||= Date.now();
+    post(base + 'bye', 'bye', {tab, key, w, s, acts: opening ? [] : queue.map(wire)}, {keepalive: true}).catch(() => {});
+  });
+  addEventListener('pageshow', ev => {
+    if (!ev.persisted) return;
+    for (const id of signals.keys()) show(id);
+    hello();
+  });
+
+  // ---- What the user is told.
+
+  const status = document.getElementById('jitney-status') ?? document.createElement('div');
+  status.id = 'jitney-status';
+  status.setAttribute('role', 'status');
+  const alerts = document.createElement('div');
+  alerts.id = 'jitney-alerts';
+  document.body.append(status, alerts);
+  let banner = 0;
+
+  function state(now) {
+    if (html.dataset.ui === now) return;
+    html.dataset.ui = now;
+    clearTimeout(banner);
+    if (now === 'lost') banner = setTimeout(announce, 1000);
+    else if (status.firstChild) {
+      announce();
+      banner = setTimeout(() => status.replaceChildren(), 2500);
+    }
+    if (now === 'open') pump();
+  }
+
+  function announce() {
+    const span = document.createElement('span');
+    span.textContent = html.dataset.ui === 'open' ? 'Connected again.'
+      : 'No connection to the server. Trying again…' + (queue.length ? ' What you did meanwhile is sent then.' : '');
+    if (status.textContent !== span.textContent) status.replaceChildren(span);
+  }
+
+  function complain(what) {
+    const focused = document.activeElement;
+    for (const old of [...alerts.children]) if (old.firstChild.textContent === what) old.remove();
+    const box = document.createElement('div'), line = document.createElement('p'), button = document.createElement('button');
+    box.setAttribute('role', 'alert');
+    line.textContent = what;
+    button.type = 'button';
+    button.textContent = 'Dismiss';
+    button.onclick = () => {
+      box.remove();
+      if (focused?.isConnected) focused.focus();
+    };
+    box.append(line, button);
+    alerts.append(box);
+    while (alerts.children.length > 3) alerts.firstChild.remove();
+  }
+
+  // ---- Begin.
+
+  html.dataset.ui = 'connecting';
+  for (const [id, [v, rev]] of Object.entries(page.signals || {})) signals.set(id, {v, rev});
+  for (const el of root.querySelectorAll('textarea[data-bind], input[data-bind]:not([type=checkbox], [type=radio])')) {
+    if (el.value === el.defaultValue || !signals.has(el.dataset.bind)) continue;
+    bound.set(el, el.dataset.bind); // typed before this script ran, or filled in again by the browser
+    read(el);
+  }
+  adoptFields();
+  restore();
+  noteOpen();
+  pinNew();
+  connect();
+})();
