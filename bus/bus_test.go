@@ -47,7 +47,7 @@ func TestOpen_namesTheImportThatIsMissing(t *testing.T) {
 }
 
 func TestOpen_hidesPasswords(t *testing.T) {
-	for _, url := range []string{"kafka://user:geheim@host/x", "kafka://user:ge/heim@host", "kafka://user:geheim@host:port", "kafka://u:geheim@h#x"} {
+	for _, url := range []string{"kafka://user:geheim@host/x", "kafka://user:ge/heim@host", "kafka://user:geheim@host:port", "kafka://u:geheim@h#x", "kafka:./a?x=1&token=geheim", "kafka://h?password=geheim%zz"} {
 		_, err := bus.Open(t.Context(), url)
 		require.Error(t, err)
 		require.NotContains(t, err.Error(), "heim")

@@ -102,15 +102,25 @@ func wanted() string {
 	return text
 }
 
-// redacted hides the user and password of a URL, also of one that doesn't parse.
+// redacted hides the secrets of a URL, also of one that doesn't parse: user and
+// password, and parameters that are named token, password or secret.
 func redacted(rawURL string) string {
-	before, after, found := strings.Cut(rawURL, "//")
-	if !found {
-		return rawURL
+	place, query, hasQuery := strings.Cut(rawURL, "?")
+	if before, after, found := strings.Cut(place, "//"); found {
+		// The last '@', since a password may hold a slash.
+		if i := strings.LastIndex(after, "@"); i >= 0 {
+			place = before + "//xxxxx" + after[i:]
+		}
 	}
-	// The last '@', since a password may hold a slash.
-	if i := strings.LastIndex(after, "@"); i >= 0 {
-		after = "xxxxx" + after[i:]
+	if !hasQuery {
+		return place
 	}
-	return before + "//" + after
+	params := strings.Split(query, "&")
+	for i, param := range params {
+		switch name, _, _ := strings.Cut(param, "="); name {
+		case "token", "password", "secret":
+			params[i] = name + "=xxxxx"
+		}
+	}
+	return place + "?" + strings.Join(params, "&")
 }

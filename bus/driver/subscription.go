@@ -78,15 +78,15 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	case handler == nil:
 		return nil, errors.New("the handler is nil")
 	case o.Start.Kind == bus.StartLast && o.Start.N < 0:
-		return nil, fmt.Errorf("Last(%d): the number of messages can't be negative", o.Start.N)
+		return nil, fmt.Errorf("bus.Last(%d): the number of messages can't be negative", o.Start.N)
 	case o.MaxMsgs < 0 || o.MaxBytes < 0:
-		return nil, errors.New("Buffer: a bound can't be negative")
+		return nil, errors.New("bus.Buffer: a bound can't be negative")
 	case o.Durable:
-		return nil, fmt.Errorf("DurableGroup: %w", bus.ErrUnsupported)
+		return nil, fmt.Errorf("bus.DurableGroup: %w", bus.ErrUnsupported)
 	case o.Group != "":
-		return nil, fmt.Errorf("Group: %w", bus.ErrUnsupported)
+		return nil, fmt.Errorf("bus.Group: %w", bus.ErrUnsupported)
 	case o.Until != nil && o.Until.Err() != nil:
-		return nil, fmt.Errorf("Until: %w", o.Until.Err())
+		return nil, fmt.Errorf("bus.Until: %w", o.Until.Err())
 	}
 	if o.Start.Kind == bus.StartLast && o.Start.N == 0 {
 		o.Start = bus.Start{}

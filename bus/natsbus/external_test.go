@@ -1,0 +1,323 @@
+package natsbus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bustest"
+)
+
+// startServer starts a NATS server on a free port (or the given one) of 127.0.0.1, as one elsewhere would be.
+func startServer(t *testing.T, dir string, port int) *server.Server {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	require.NoError(t, err)
+	s.Start()
+	require.True(t, s.ReadyForConnections(10*time.Second))
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	return s
+}
+
+func openURL(t *testing.T, url string, opts ...bus.OpenOption) bus.Bus {
+	t.Helper()
+	b, err := bus.Open(t.Context(), url, opts...)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close(context.Background())) })
+	return b
+}
+
+// raw is a client that knows nothing of jitney.
+func raw(t *testing.T, url string) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	nc, err := nats.Connect(url)
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	return nc, js
+}
+
+// collector keeps what a subscription is given and told.
+type collector struct {
+	mu       sync.Mutex
+	messages []*bus.Message
+	problems []bus.Problem
+}
+
+func (c *collector) handle(_ context.Context, m *bus.Message) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.messages = append(c.messages, m)
+	return nil
+}
+
+func (c *collector) hook(p bus.Problem) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.problems = append(c.problems, p)
+}
+
+func (c *collector) texts() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var texts []string
+	for _, m := range c.messages {
+		texts = append(texts, string(m.Data))
+	}
+	return texts
+}
+
+func (c *collector) told(sentinel error) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, p := range c.problems {
+		if errors.Is(p.Err, sentinel) {
+			n++
+		}
+	}
+	return n
+}
+
+func eventually(t *testing.T, condition func() bool, what string) {
+	t.Helper()
+	require.Eventually(t, condition, 10*time.Second, time.Millisecond, what)
+}
+
+var chat = bus.StreamConfig{Name: "CHAT", Subjects: []string{"chat.>"}, MaxMsgs: 1000}
+
+func TestConformance_elsewhere(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	bustest.Run(t, bustest.Harness{
+		Open: func(e *bustest.Env) (bus.Bus, error) { return bus.Open(e.Context(), s.ClientURL(), e.Options...) },
+		Claims: []bustest.Ability{
+			bustest.Headers, bustest.Streams, bustest.Durable, bustest.TotalOrder,
+		},
+	})
+}
+
+func TestElsewhere_crossesProcesses(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	a, b := openURL(t, s.ClientURL()), openURL(t, s.ClientURL())
+	require.NoError(t, a.EnsureStreams(t.Context(), chat))
+	require.NoError(t, b.EnsureStreams(t.Context(), chat))
+	var onA, onB collector
+	_, err := a.Subscribe(t.Context(), ">", onA.handle)
+	require.NoError(t, err)
+	_, err = b.Subscribe(t.Context(), "chat.*", onB.handle)
+	require.NoError(t, err)
+	require.NoError(t, a.Publish(t.Context(), "chat.Go", []byte("captured"), bus.WithHeader("Odd-key", "one", "two")))
+	require.NoError(t, b.Publish(t.Context(), "note", []byte("uncaptured")))
+	eventually(t, func() bool { return len(onA.texts()) == 2 && len(onB.texts()) == 1 }, "all messages")
+	require.ElementsMatch(t, []string{"captured", "uncaptured"}, onA.texts())
+	require.Equal(t, []string{"one", "two"}, onB.messages[0].Header["Odd-key"])
+	var history collector
+	_, err = b.Subscribe(t.Context(), "chat.*", history.handle, bus.All())
+	require.NoError(t, err)
+	require.Equal(t, []string{"captured"}, history.texts())
+}
+
+func TestElsewhere_readsAndIsReadByAPlainClient(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	ctx := t.Context()
+	_, js := raw(t, s.ClientURL())
+	// Without direct access, and with what only an operator sets.
+	_, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "CHAT", Subjects: []string{"chat.>"}, Description: "the operator's", MaxMsgs: 10})
+	require.NoError(t, err)
+	for i := range 5 {
+		m := nats.NewMsg("chat.raw")
+		m.Data = fmt.Append(nil, "raw ", i)
+		m.Header.Set("Color", "blue")
+		_, err := js.PublishMsg(ctx, m, jetstream.WithMsgID(fmt.Sprint("id", i)))
+		require.NoError(t, err)
+	}
+	b := openURL(t, s.ClientURL())
+	require.NoError(t, b.EnsureStreams(ctx, chat))
+	stream, err := js.Stream(ctx, "CHAT")
+	require.NoError(t, err)
+	require.Equal(t, "the operator's", stream.CachedInfo().Config.Description)
+	require.Equal(t, int64(1000), stream.CachedInfo().Config.MaxMsgs)
+
+	for name, start := range map[string]bus.SubscribeOption{"all": bus.All(), "last": bus.Last(5), "since": bus.Since(time.Now().Add(-time.Hour))} {
+		var got collector
+		_, err := b.Subscribe(ctx, "chat.raw", got.handle, start)
+		require.NoError(t, err)
+		require.Equal(t, []string{"raw 0", "raw 1", "raw 2", "raw 3", "raw 4"}, got.texts(), name)
+		require.Equal(t, bus.Header{"Color": {"blue"}}, got.messages[0].Header, name)
+	}
+	var last collector
+	_, err = b.Subscribe(ctx, "chat.*", last.handle, bus.LastPerSubject())
+	require.NoError(t, err)
+	require.Equal(t, []string{"raw 4"}, last.texts())
+	var two collector
+	_, err = b.Subscribe(ctx, "chat.*", two.handle, bus.Last(2))
+	require.NoError(t, err)
+	require.Equal(t, []string{"raw 3", "raw 4"}, two.texts())
+
+	require.NoError(t, b.Publish(ctx, "chat.ours", []byte("ours"), bus.WithHeader("x-y", "z")))
+	m, err := stream.GetLastMsgForSubject(ctx, "chat.ours")
+	require.NoError(t, err)
+	require.Equal(t, "ours", string(m.Data))
+	require.Equal(t, []string{"z"}, m.Header["x-y"])
+}
+
+func TestElsewhere_skipsAndReportsWhatBreaksTheGrammar(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	ctx := t.Context()
+	var problems collector
+	b := openURL(t, s.ClientURL(), bus.OnError(problems.hook))
+	require.NoError(t, b.EnsureStreams(ctx, chat))
+	var live, replayed collector
+	_, err := b.Subscribe(ctx, "chat.>", live.handle)
+	require.NoError(t, err)
+	nc, js := raw(t, s.ClientURL())
+	for _, subject := range []string{"chat.a*", "chat.>", "chat.good"} {
+		_, err := js.PublishMsg(ctx, &nats.Msg{Subject: subject, Data: []byte(subject)})
+		require.NoError(t, err)
+	}
+	require.NoError(t, nc.Flush())
+	eventually(t, func() bool { return slices.Equal(live.texts(), []string{"chat.good"}) }, "the good message, live")
+	_, err = b.Subscribe(ctx, "chat.>", replayed.handle, bus.All())
+	require.NoError(t, err)
+	require.Equal(t, []string{"chat.good"}, replayed.texts())
+	eventually(t, func() bool { return problems.told(bus.ErrBadSubject) == 1 }, "one report for the stream")
+}
+
+func TestElsewhere_endsSubscriptionsWhoseStreamsOthersChange(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	a, b := openURL(t, s.ClientURL()), openURL(t, s.ClientURL())
+	var got collector
+	sub, err := a.Subscribe(t.Context(), "chat.Go", got.handle)
+	require.NoError(t, err)
+	start := time.Now()
+	require.NoError(t, b.EnsureStreams(t.Context(), chat))
+	select {
+	case <-sub.Done():
+	case <-time.After(5 * time.Second):
+		require.Fail(t, "the subscription still stands")
+	}
+	require.ErrorIs(t, sub.Err(), bus.ErrStreamChanged)
+	require.Less(t, time.Since(start), 1500*time.Millisecond)
+
+	_, err = a.Subscribe(t.Context(), "chat.Go", got.handle)
+	require.NoError(t, err)
+	require.NoError(t, b.Publish(t.Context(), "chat.Go", []byte("again")))
+	eventually(t, func() bool { return slices.Equal(got.texts(), []string{"again"}) }, "the message")
+}
+
+func TestElsewhere_announcesARecreatedStreamAndReadsItFromItsStart(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	ctx := t.Context()
+	b := openURL(t, s.ClientURL())
+	require.NoError(t, b.EnsureStreams(ctx, chat))
+	var got collector
+	_, err := b.Subscribe(ctx, "chat.>", got.handle, bus.OnError(got.hook))
+	require.NoError(t, err)
+	var receipt bus.Receipt
+	for i := range 3 {
+		require.NoError(t, b.Publish(ctx, "chat.Go", fmt.Append(nil, "old ", i), bus.WithReceipt(&receipt)))
+	}
+	eventually(t, func() bool { return len(got.texts()) == 3 }, "the old messages")
+
+	_, js := raw(t, s.ClientURL())
+	require.NoError(t, js.DeleteStream(ctx, "CHAT"))
+	_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: "CHAT", Subjects: []string{"chat.>"}, AllowDirect: true})
+	require.NoError(t, err)
+	for i := range 5 {
+		_, err := js.Publish(ctx, "chat.Go", fmt.Append(nil, "new ", i))
+		require.NoError(t, err)
+	}
+	want := []string{"old 0", "old 1", "old 2", "new 0", "new 1", "new 2", "new 3", "new 4"}
+	eventually(t, func() bool { return len(got.texts()) >= 8 }, "the new messages")
+	require.Equal(t, want, got.texts())
+	require.Equal(t, 1, got.told(bus.ErrGap))
+
+	// The cursor of the old epoch is a gap, too.
+	var resumed collector
+	_, err = b.Subscribe(ctx, "chat.>", resumed.handle, bus.After(receipt.Cursor), bus.OnError(resumed.hook))
+	require.NoError(t, err)
+	require.Equal(t, want[3:], resumed.texts())
+	require.Equal(t, 1, resumed.told(bus.ErrGap))
+	require.ErrorIs(t, b.Publish(ctx, "chat.Go", nil, bus.ExpectLast(receipt.Cursor)), bus.ErrConflict)
+}
+
+func TestElsewhere_survivesARestartOfTheServer(t *testing.T) {
+	dir := t.TempDir()
+	s := startServer(t, dir, -1)
+	url := s.ClientURL()
+	ctx := t.Context()
+	b := openURL(t, url)
+	require.NoError(t, b.EnsureStreams(ctx, chat))
+	var captured, uncaptured collector
+	_, err := b.Subscribe(ctx, "chat.>", captured.handle, bus.OnError(captured.hook))
+	require.NoError(t, err)
+	_, err = b.Subscribe(ctx, "note.>", uncaptured.handle, bus.OnError(uncaptured.hook))
+	require.NoError(t, err)
+	require.NoError(t, b.Publish(ctx, "chat.Go", []byte("before")))
+	require.NoError(t, b.Publish(ctx, "note.Go", []byte("before")))
+	eventually(t, func() bool { return len(captured.texts()) == 1 && len(uncaptured.texts()) == 1 }, "the messages before")
+
+	port := s.Addr().(*net.TCPAddr).Port
+	s.Shutdown()
+	s.WaitForShutdown()
+	eventually(t, func() bool {
+		short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+		defer cancel()
+		err := b.Publish(short, "chat.Go", []byte("during"))
+		return errors.Is(err, bus.ErrUnavailable) && !errors.Is(err, bus.ErrUnknownOutcome)
+	}, "a clear error while the server is away")
+	require.ErrorIs(t, b.(bus.HealthChecker).Health(ctx), bus.ErrUnavailable)
+
+	startServer(t, dir, port)
+	eventually(t, func() bool { return b.(bus.HealthChecker).Health(ctx) == nil }, "health")
+	require.NoError(t, b.Publish(ctx, "chat.Go", []byte("after")))
+	require.NoError(t, b.Publish(ctx, "note.Go", []byte("after")))
+	eventually(t, func() bool {
+		texts := captured.texts()
+		return texts[len(texts)-1] == "after" && slices.Contains(uncaptured.texts(), "after")
+	}, "the messages after")
+	texts := captured.texts()
+	require.Equal(t, []string{"before", "after"}, slices.DeleteFunc(texts, func(s string) bool { return s == "during" }))
+	require.Zero(t, captured.told(bus.ErrGap))
+	require.Equal(t, 1, uncaptured.told(bus.ErrSlow), "an interruption may have lost uncaptured messages, and that is told")
+}
+
+func TestElsewhere_oneConsumerServesAnyNumberOfSubscriptions(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	ctx := t.Context()
+	b, err := bus.Open(ctx, s.ClientURL())
+	require.NoError(t, err)
+	require.NoError(t, b.EnsureStreams(ctx, chat))
+	var got collector
+	for i := range 1500 {
+		_, err := b.Subscribe(ctx, fmt.Sprintf("chat.room.%d", i), got.handle)
+		require.NoError(t, err)
+	}
+	for i := range 1500 {
+		require.NoError(t, b.Publish(ctx, fmt.Sprintf("chat.room.%d", i), fmt.Append(nil, i)))
+	}
+	eventually(t, func() bool { return len(got.texts()) == 1500 }, "a message for each")
+	_, js := raw(t, s.ClientURL())
+	stream, err := js.Stream(ctx, "CHAT")
+	require.NoError(t, err)
+	require.Equal(t, 1, stream.CachedInfo().State.Consumers)
+	require.NoError(t, b.Close(ctx))
+	stream, err = js.Stream(ctx, "CHAT")
+	require.NoError(t, err)
+	require.Zero(t, stream.CachedInfo().State.Consumers)
+}
