@@ -24,6 +24,10 @@ var handlerChecks = []Check{
 		Rule: "a hook that panics harms nobody",
 	},
 	{
+		Name: "HandlerContext", Run: handlerContext,
+		Rule: "a handler's context ends when its subscription ends, so that it can return",
+	},
+	{
 		Name: "PublishInHandler", Run: publishInHandler,
 		Rule: "publishing from inside a handler works",
 	},
@@ -121,6 +125,41 @@ func hookHarmsNobody(c *C) {
 	}
 	c.awaitText(h, want[4])
 	c.judge(h, exactly(want...))
+}
+
+func handlerContext(c *C) {
+	b := c.Bus()
+	inside := make(chan struct{}, 1)
+	h := &history{name: "a handler that waits for its context"}
+	until, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	for name, end := range map[string]func(sub bus.Subscription) error{
+		"Unsubscribe": func(sub bus.Subscription) error { return sub.Unsubscribe(c.ctx) },
+		"Until":       func(bus.Subscription) error { cancel(); return nil },
+	} {
+		sub := c.subscribeFunc(b, c.subject(name), func(ctx context.Context, m *bus.Message) error {
+			h.message(m)
+			inside <- struct{}{}
+			select {
+			case <-ctx.Done():
+			case <-c.ctx.Done(): // of a bus that has failed
+			}
+			return nil
+		}, bus.Until(until))
+		c.publish(b, c.subject(name), "waits")
+		receive(c, inside, "the handler to be called")
+		done := c.start(func() {
+			if err := end(sub); err != nil && !c.Failed() {
+				c.Errorf("%s: %v", name, err)
+			}
+		})
+		receive(c, done, name+" to return")
+		receive(c, sub.Done(), "the handler to return after "+name)
+		if name == "Until" {
+			until, cancel = context.WithCancel(c.ctx)
+		}
+	}
+	cancel()
 }
 
 func publishInHandler(c *C) {

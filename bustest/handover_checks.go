@@ -2,7 +2,9 @@ package bustest
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 
 	"github.com/jitney-go/jitney/bus"
@@ -17,6 +19,10 @@ var handoverChecks = []Check{
 	{
 		Name: "HandoverHistoryFirst", Run: handoverHistoryFirst, Needs: []Ability{Streams},
 		Rule: "no live message comes before an older stored one",
+	},
+	{
+		Name: "SpanningPattern", Run: spanningPattern, Needs: []Ability{Streams},
+		Rule: "a pattern across streams and free subjects gets each message once, and never one that was refused",
 	},
 }
 
@@ -96,4 +102,51 @@ func handoverHistoryFirst(c *C) {
 	receive(c, sub.CaughtUp(), "CaughtUp to close")
 	c.awaitText(h, numbered("p", 40))
 	c.judge(h, exactly(sequence("p", 1, 40)...), inStreamOrder, replayedFirst, quiet)
+}
+
+func spanningPattern(c *C) {
+	b := c.Bus()
+	c.ensure(b,
+		bus.StreamConfig{Name: c.stream("ONE"), Subjects: []string{c.subject("one.a"), c.subject("one.b")}},
+		bus.StreamConfig{Name: c.stream("TWO"), Subjects: []string{c.subject("two.>")}})
+	subjects := []string{"one.a", "one.b", "one.free", "two.a", "free.a"}
+	h := c.subscribe(b, c.subject("*.*"), wide)
+	one := c.subscribe(b, c.subject("one.*"), wide)
+	const n = 50
+	for i := 1; i <= n; i++ {
+		for _, subject := range subjects {
+			c.publish(b, c.subject(subject), numbered(subject, i))
+		}
+		err := b.Publish(c.ctx, c.subject("one.a"), []byte("refused"), bus.ExpectNone())
+		if !errors.Is(err, bus.ErrConflict) {
+			c.Errorf("Publish that expects none: want ErrConflict, have %v", err)
+		}
+	}
+	// A marker in each of the places, since there is no order between them.
+	for _, subject := range subjects {
+		c.publish(b, c.subject(subject), "end of "+subject)
+	}
+	for _, subject := range subjects {
+		c.awaitText(h, "end of "+subject)
+		c.judge(h, complete(sequence(subject, 1, n)...))
+		if _, ok := strings.CutPrefix(subject, "one."); ok {
+			c.awaitText(one, "end of "+subject)
+			c.judge(one, complete(sequence(subject, 1, n)...))
+		}
+	}
+	for _, h := range []*history{h, one} {
+		c.judge(h, ordered, unique, quiet, func(events []event) *fault {
+			for at, e := range events {
+				captured := e.subject != c.subject("one.free") && e.subject != c.subject("free.a")
+				switch {
+				case e.kind != delivered:
+				case e.text == "refused":
+					return &fault{at, "a message was delivered whose Publish has failed"}
+				case e.cursor.IsZero() == captured:
+					return &fault{at, fmt.Sprintf("captured is %t, the cursor is %q", captured, e.cursor)}
+				}
+			}
+			return nil
+		})
+	}
 }

@@ -96,6 +96,7 @@ var mutants = []mutant{
 	{bug: "errorSwallowed", check: "HandlerError"},
 	{bug: "errorEnds", check: "HookHarmsNobody"},
 	{bug: "hookKill", check: "HookHarmsNobody", child: true, said: "panic: in the hook, on purpose"},
+	{bug: "contextKept", check: "HandlerContext"},
 	{bug: "lockInHandler", check: "PublishInHandler"},
 	{bug: "lockInHandler", check: "SubscribeInHandler"},
 	{bug: "selfFence", check: "UnsubscribeInHandler"},
@@ -127,6 +128,9 @@ var mutants = []mutant{
 	{bug: "deafWhenCaptured", check: "CaptureChanges"},
 	{bug: "evictNew", check: "MaxMsgs"},
 	{bug: "subjectLimitIgnored", check: "MaxMsgsPerSubject"},
+	{bug: "bytesIgnored", check: "MaxBytes"},
+	{bug: "bigAccepted", check: "MaxBytes"},
+	{bug: "neverExpire", check: "MaxAge"},
 
 	{bug: "asyncStore", check: "ReadYourWrites"},
 	{bug: "replayUnmarked", check: "Receipt"},
@@ -153,6 +157,9 @@ var mutants = []mutant{
 	{bug: "dupJoin", check: "HandoverNoGap"},
 	{bug: "liveFirst", check: "HandoverNoGap"},
 	{bug: "liveFirst", check: "HandoverHistoryFirst"},
+
+	{bug: "spanTwice", check: "SpanningPattern"},
+	{bug: "refusedDelivered", check: "SpanningPattern"},
 
 	{bug: "silentGap", check: "LiveGapTold"},
 	{bug: "trimMiddle", check: "TrimDuringReplay"},

@@ -40,6 +40,15 @@ var streamChecks = []Check{
 		Name: "MaxMsgsPerSubject", Run: maxMsgsPerSubject, Needs: []Ability{Streams},
 		Rule: "a stream keeps the newest MaxMsgsPerSubject messages of each subject",
 	},
+	{
+		Name: "MaxBytes", Run: maxBytes, Needs: []Ability{Streams},
+		Rule:   "a stream holds its newest MaxBytes; what could never fit is ErrTooLarge and costs no other message",
+		Origin: "nats-server acknowledges 500 bytes into MaxBytes=100 and holds nothing",
+	},
+	{
+		Name: "MaxAge", Run: maxAge, Needs: []Ability{Streams},
+		Rule: "a stream holds a message until MaxAge has passed, to the second",
+	},
 }
 
 // checkStored fails the check unless the stream holds these messages of the pattern.
@@ -213,4 +222,59 @@ func maxMsgsPerSubject(c *C) {
 		c.store(b, c.subject(fmt.Sprintf("a.%d", i%2)), text)
 	}
 	c.checkStored(b, c.subject("a.>"), append([]string{"rare"}, sequence("p", 17, 20)...)...)
+}
+
+func maxBytes(c *C) {
+	b := c.Bus()
+	const size, limit = 1 << 10, 10 << 10
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}, MaxBytes: limit})
+	var all []string
+	for n := range 30 {
+		text := numbered("p", n) + strings.Repeat(" ", size)
+		all = append(all, text)
+		c.publish(b, c.subject("a"), text)
+	}
+	if err := b.Publish(c.ctx, c.subject("a"), make([]byte, 2*limit)); !errors.Is(err, bus.ErrTooLarge) {
+		c.Errorf("Publish of %d bytes to a stream of %d: want ErrTooLarge, have %v", 2*limit, limit, err)
+	}
+	h := c.subscribe(b, c.subject("a"), bus.All())
+	h.name = "what is stored"
+	n := 0
+	for _, e := range h.all() {
+		if e.kind == delivered {
+			n++
+		}
+	}
+	// How a message's own bytes are counted is the backend's, but data counts.
+	if n == 0 || n*size > limit {
+		c.Errorf("%d messages of %d bytes are stored, the limit is %d bytes", n, size, limit)
+	}
+	c.judge(h, exactly(all[len(all)-n:]...))
+}
+
+func maxAge(c *C) {
+	b := c.Bus()
+	const age = time.Second
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}, MaxAge: age})
+	began := time.Now()
+	c.publish(b, c.subject("a"), "ages")
+	h := c.subscribe(b, c.subject("a"), bus.All())
+	// A machine may have stood still meanwhile.
+	if time.Since(began) < age {
+		c.judge(h, exactly("ages"))
+	}
+	for {
+		h := c.subscribe(b, c.subject("a"), bus.All())
+		if err := h.sub.Unsubscribe(c.ctx); err != nil {
+			c.Errorf("Unsubscribe: %v", err)
+		}
+		if len(h.all()) == 0 {
+			return
+		}
+		if waited := time.Since(began); waited > age+c.h.Patience {
+			c.Fatalf("a message is still stored %v later, MaxAge is %v", waited, age)
+		}
+		retry := time.NewTimer(age / 20)
+		<-retry.C
+	}
 }

@@ -14,6 +14,9 @@ import (
 func TestRun_passesTheReferenceBus(t *testing.T) { Run(t, reference(refbus.Config{})) }
 
 func TestRun_passesOddButConformingBuses(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the reference bus and the bubble cover it for a first look")
+	}
 	for name, cfg := range map[string]refbus.Config{
 		"delays":         {Delay: true},
 		"yields":         {Yield: true},

@@ -135,10 +135,13 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.Pu
 	}
 	if b.bug("closeSendsOnClosed") {
 		b.mu.Unlock()
-		for range 10 {
-			runtime.Gosched()
-		}
+		_ = pauseUntil(ctx, time.Millisecond) // so that Close comes in between
 		b.mu.Lock()
+		if b.closing {
+			b.mu.Unlock()
+			<-b.done
+			b.mu.Lock()
+		}
 		if b.closed {
 			panic("send on closed channel")
 		}

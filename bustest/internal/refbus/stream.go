@@ -27,6 +27,8 @@ type stream struct {
 	lost  uint64 // the limits have discarded what is up to here
 	msgs  []*bus.Message
 	ids   map[string]remembered
+
+	ageless bool // of the bug neverExpire
 }
 
 type remembered struct {
@@ -55,7 +57,7 @@ func (b *Bus) capturing(subject string) *stream {
 
 // append stores a message. b.mu is held.
 func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
-	if st.cfg.MaxBytes > 0 && int64(len(m.Data)) > st.cfg.MaxBytes {
+	if st.cfg.MaxBytes > 0 && int64(len(m.Data)) > st.cfg.MaxBytes && !b.bug("bigAccepted") {
 		return bus.ErrTooLarge
 	}
 	if known, ok := st.ids[o.MessageID]; ok && o.MessageID != "" && time.Now().Before(known.until) && !b.bug("noDedup") {
@@ -74,7 +76,10 @@ func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
 		}
 		if last != o.ExpectLast && !b.bug("expectIgnored") {
 			if b.bug("conflictStores") {
-				b.keep(st, m)
+				return errors.Join(bus.ErrConflict, b.keep(st, m))
+			}
+			if b.bug("refusedDelivered") {
+				return errors.Join(bus.ErrConflict, b.send(context.Background(), m))
 			}
 			return bus.ErrConflict
 		}
@@ -83,10 +88,13 @@ func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
 		time.AfterFunc(2*time.Millisecond, func() {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			b.keep(st, m)
+			_ = b.keep(st, m) // a mutant's
 		})
 	} else if err := b.keep(st, m); err != nil {
 		return err
+	}
+	if b.bug("spanTwice") {
+		return b.send(context.Background(), m)
 	}
 	if o.MessageID != "" {
 		window := st.cfg.Duplicates
@@ -133,6 +141,9 @@ func (st *stream) trim(b *Bus) {
 	for _, m := range st.msgs {
 		size += int64(len(m.Data))
 	}
+	if b.bug("bytesIgnored") {
+		size = 0
+	}
 	for st.cfg.MaxMsgs > 0 && int64(len(st.msgs)) > st.cfg.MaxMsgs || st.cfg.MaxBytes > 0 && size > st.cfg.MaxBytes {
 		if b.bug("evictNew") {
 			st.msgs = st.msgs[:len(st.msgs)-1]
@@ -162,7 +173,7 @@ func (st *stream) discardFirst() {
 
 // expire discards what is too old.
 func (st *stream) expire() {
-	for st.cfg.MaxAge > 0 && len(st.msgs) > 0 && time.Since(st.msgs[0].Time) > st.cfg.MaxAge {
+	for st.cfg.MaxAge > 0 && !st.ageless && len(st.msgs) > 0 && time.Since(st.msgs[0].Time) > st.cfg.MaxAge {
 		st.discardFirst()
 	}
 }
@@ -247,7 +258,7 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 	cfg.Subjects = slices.Clone(cfg.Subjects)
 	i := slices.IndexFunc(b.streams, func(st *stream) bool { return st.cfg.Name == cfg.Name })
 	if i < 0 || b.bug("recreate") {
-		st := &stream{cfg: cfg, epoch: fmt.Sprintf("e%x", rand.Uint64()), seq: 1, lost: 1, ids: map[string]remembered{}}
+		st := &stream{ageless: b.bug("neverExpire"), cfg: cfg, epoch: fmt.Sprintf("e%x", rand.Uint64()), seq: 1, lost: 1, ids: map[string]remembered{}}
 		if i < 0 {
 			b.streams = append(b.streams, st)
 		} else {

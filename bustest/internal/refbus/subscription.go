@@ -513,7 +513,9 @@ func (s *subscription) end(err error) {
 	}
 	s.ended, s.err = true, err
 	s.stopUntil()
-	s.cancel()
+	if !s.b.bug("contextKept") || errors.Is(err, bus.ErrClosed) {
+		s.cancel()
+	}
 	s.poke()
 	s.b.subs = slices.DeleteFunc(s.b.subs, func(other *subscription) bool { return other == s })
 	if s.b.bug("removeByFunc") {
