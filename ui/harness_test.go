@@ -63,10 +63,7 @@ func serve(t *testing.T, o ui.Options, short ui.Shorten, setup func(v *ui.App)) 
 	t.Helper()
 	s := &site{T: t, app: ui.New(), log: &logbook{}}
 	if o.Bus == nil {
-		b, err := membus.Open(0)
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, b.Close(context.Background())) })
-		o.Bus = b
+		o.Bus = openBus(t)
 	}
 	s.bus = o.Bus
 	if o.ServerAddress == "" {
@@ -89,6 +86,16 @@ func serve(t *testing.T, o ui.Options, short ui.Shorten, setup func(v *ui.App)) 
 	s.base = "http://" + address
 	return s
 }
+
+func openBus(t *testing.T) bus.Bus {
+	t.Helper()
+	b, err := membus.Open(0)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close(context.Background())) })
+	return b
+}
+
+func jsonUnmarshal(text string, into any) error { return json.Unmarshal([]byte(text), into) }
 
 // eventually waits for a condition.
 func (s *site) eventually(condition func() bool, what string) {

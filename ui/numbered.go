@@ -50,8 +50,8 @@ var (
 	errGone = errors.New("the tab is gone")
 )
 
-// submit starts a numbered action, or finds what became of it. first tells that this is the
-// first time that the tab asks. It doesn't wait for the tab's thread.
+// submit starts a numbered action, or finds what became of it. first tells that it is
+// worth a wait: the tab hasn't asked for this run before. It doesn't wait for the tab's thread.
 func (t *tab) submit(a numbered, allow func() bool) (r *run, first bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -82,7 +82,7 @@ func (t *tab) submit(a numbered, allow func() bool) (r *run, first bool, err err
 		return r, first, nil
 	}
 	go t.act(r, a)
-	return r, first, nil
+	return r, true, nil
 }
 
 // act runs a numbered action on the tab's thread.

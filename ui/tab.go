@@ -45,6 +45,7 @@ type tab struct {
 	attached bool // something has attached at least once
 	born     time.Time
 	expiry   *time.Timer
+	lease    uint64 // counts the expiries that were set and stopped
 
 	// Its place in a stream. w and s name the newest stream that took it.
 	seat *seat
@@ -60,7 +61,7 @@ type tab struct {
 	rendering  bool
 	pausing    bool      // the render waits for its time
 	cutAt      time.Time // of the newest frame
-	frame      []byte // of version, rendered and not yet written
+	frame      []byte    // of version, rendered and not yet written
 	notes      [][]byte
 	doneNote   []byte
 	subs       map[*Subscription]struct{}
@@ -238,22 +239,22 @@ func (t *tab) startExpiry(d time.Duration) {
 	if t.ended {
 		return
 	}
-	var timer *time.Timer
-	timer = time.AfterFunc(d, func() { t.expire(timer) })
-	t.expiry = timer
+	lease := t.lease
+	t.expiry = time.AfterFunc(d, func() { t.expire(lease) })
 }
 
 func (t *tab) stopExpiry() {
+	t.lease++
 	if t.expiry != nil {
 		t.expiry.Stop()
 		t.expiry = nil
 	}
 }
 
-// expire ends the tab if timer is still the one that decides about it.
-func (t *tab) expire(timer *time.Timer) {
+// expire ends the tab if its lease hasn't been renewed.
+func (t *tab) expire(lease uint64) {
 	t.mu.Lock()
-	due := t.expiry == timer
+	due := t.lease == lease
 	t.mu.Unlock()
 	if due {
 		t.end()

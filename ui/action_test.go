@@ -1,0 +1,257 @@
+package ui_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	g "maragu.dev/gomponents"
+	h "maragu.dev/gomponents/html"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/ui"
+)
+
+// counter counts its clicks in the tab.
+func counter(v *ui.App) {
+	v.Page("/", func(c *ui.Context) {
+		n := 0
+		more := c.Action(func() error { n++; return nil })
+		c.View(func() g.Node { return h.Button(h.ID("more"), more.OnClick(), g.Textf("clicked %d times", n)) })
+	})
+}
+
+func TestAction_runsOnceHoweverOftenItIsSent(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, counter)
+	d := s.browser().open("/")
+	d.connect("worker-1", 1, d)
+	for range 5 {
+		require.Equal(t, "done", d.send(1, "a1", nil).Status)
+	}
+	require.Equal(t, "done", d.send(2, "a1", nil).Status)
+	require.Equal(t, "done", d.send(1, "a1", nil).Status, "an old number is answered and not run")
+	d.shows("clicked 2 times")
+	require.Equal(t, "done", d.send(7, "a1", nil).Status, "a browser that gave some up goes on")
+	d.shows("clicked 3 times")
+}
+
+func TestAction_onceOutlivesTheTab(t *testing.T) {
+	var ran atomic.Int32
+	s := serve(t, ui.Options{TabTTL: time.Millisecond}, ui.Shorten{Unattached: time.Minute, OnceMemory: time.Minute}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.Action(func() error { ran.Add(1); return errors.New("refused") })
+			c.View(func() g.Node { return h.P() })
+		})
+	})
+	b := s.browser()
+	first := b.open("/")
+	require.Equal(t, "refused", first.send(1, "a1", nil).Error)
+	s.eventually(func() bool { return s.app.Tabs() == 0 }, "the tab ends")
+	gone := first.send(1, "a1", nil)
+	require.Equal(t, "gone", gone.Status)
+	require.Equal(t, http.StatusGone, gone.code)
+	second := b.open("/")
+	require.Equal(t, "refused", second.sendOnce(1, "a1", first.once(1), nil).Error)
+	require.EqualValues(t, 1, ran.Load())
+}
+
+func TestAction_outcomesAreForgottenInTime(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{OnceMemory: 20 * time.Millisecond}, counter)
+	d := s.browser().open("/")
+	for range 10 {
+		d.act("a1", nil)
+	}
+	s.eventually(func() bool { return s.app.Outcomes() == 0 }, "nothing is remembered")
+}
+
+// unsure is a bus whose first publish stores and then doesn't know.
+type unsure struct {
+	bus.Bus
+	calls atomic.Int32
+}
+
+func (b *unsure) Publish(ctx context.Context, subject string, data []byte, opts ...bus.PublishOption) error {
+	err := b.Bus.Publish(ctx, subject, data, opts...)
+	if err == nil && b.calls.Add(1) == 1 {
+		return fmt.Errorf("publish %q: %w", subject, bus.ErrUnknownOutcome)
+	}
+	return err
+}
+
+func TestAction_thatDoesNotKnowItsOutcomeIsAskedForAgainAndPublishesOnce(t *testing.T) {
+	inner := openBus(t)
+	b := &unsure{Bus: inner}
+	var keys []string
+	s := serve(t, ui.Options{Bus: b}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			var log []string
+			ui.Subscribe(c, "chat.room.Go", func(m message) { log = append(log, m.Text); c.Sync() }, bus.All())
+			c.Action(func() error {
+				keys = append(keys, c.Once())
+				for _, text := range []string{"one", "two"} {
+					if err := ui.Publish(c, "chat.room.Go", message{text}); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			c.View(func() g.Node { return h.P(g.Text(fmt.Sprint(log))) })
+		})
+	})
+	d := s.browser().open("/")
+	d.connect("worker-1", 1, d)
+	again := d.send(1, "a1", nil)
+	require.Equal(t, "again", again.Status)
+	require.Equal(t, http.StatusServiceUnavailable, again.code)
+	require.Equal(t, "done", d.send(1, "a1", nil).Status)
+	d.shows("<p>[one two]</p>")
+	require.EqualValues(t, 3, b.calls.Load())
+	require.Len(t, keys, 2)
+	require.NotEmpty(t, keys[0])
+	require.Equal(t, keys[0], keys[1])
+
+	require.Equal(t, "done", d.send(2, "a1", nil).Status)
+	d.shows("<p>[one two one two]</p>")
+	require.NotEqual(t, keys[0], keys[2])
+}
+
+func TestAction_thatTakesLongIsAnsweredRunningAndThenDone(t *testing.T) {
+	release := make(chan struct{})
+	s := serve(t, ui.Options{}, ui.Shorten{Patience: 10 * time.Millisecond}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.Action(func() error { <-release; return errors.New("too late") })
+			c.View(func() g.Node { return h.P() })
+		})
+	})
+	d := s.browser().open("/")
+	st := d.connect("worker-1", 1, d)
+	running := d.send(1, "a1", nil)
+	require.Equal(t, "running", running.Status)
+	require.Equal(t, http.StatusAccepted, running.code)
+	require.Equal(t, "running", d.send(1, "a1", nil).Status)
+	require.Equal(t, "again", d.send(2, "a1", nil).Status, "one at a time")
+	close(release)
+	e := st.got("done", func(e event) bool { return e.Done == 1 })
+	require.Equal(t, "too late", e.Error)
+	require.Equal(t, "too late", d.send(1, "a1", nil).Error)
+}
+
+func TestAction_panicIsContainedLoggedAndShown(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			n := 0
+			c.Action(func() error { n++; panic("secret of the house") })
+			c.View(func() g.Node { return h.P(g.Textf("n=%d", n)) })
+		})
+	})
+	d := s.browser().open("/")
+	d.connect("worker-1", 1, d)
+	for i := range 2 {
+		a := d.act("a1", nil)
+		require.Equal(t, "done", a.Status)
+		require.Contains(t, a.Error, "failed unexpectedly")
+		require.NotContains(t, a.Error, "secret")
+		d.shows(fmt.Sprintf("n=%d", i+1))
+	}
+	require.Contains(t, s.log.String(), "secret of the house")
+	require.Contains(t, s.log.String(), "action_test.go")
+}
+
+func TestAction_unknownOneIsAnError(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, counter)
+	d := s.browser().open("/")
+	for _, id := range []string{"a2", "a0", "a-1", "", "b1", "a99999999999999999999"} {
+		require.Contains(t, d.act(id, nil).Error, "no action", id)
+	}
+}
+
+func TestAction_rateIsBounded(t *testing.T) {
+	s := serve(t, ui.Options{ActionsPerSecond: 0.001}, ui.Shorten{}, counter)
+	d := s.browser().open("/")
+	require.Equal(t, "done", d.send(1, "a1", nil).Status)
+	a := d.send(2, "a1", nil)
+	require.Equal(t, "again", a.Status)
+	require.Equal(t, http.StatusTooManyRequests, a.code)
+	require.Equal(t, "done", d.send(1, "a1", nil).Status, "asking again is free")
+}
+
+func TestSignals_areWhatTheBrowserSentUntilTheServerSetsThem(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			text, n, on := c.Signal("draft"), c.Signal(7), c.Signal(true)
+			c.Action(func() error {
+				text.Set(fmt.Sprintf("%s|%d|%v", text.String(), n.Int(), on.Bool()))
+				n.Set(n.Int() + 1)
+				on.Set(!on.Bool())
+				return nil
+			})
+			c.View(func() g.Node { return h.Input(text.Bind()) })
+		})
+	})
+	d := s.browser().open("/")
+	require.Equal(t, signals{"s1": {"draft", 0}, "s2": {7.0, 0}, "s3": {true, 0}}, d.signals)
+	require.Contains(t, d.html, `<input data-bind="s1">`)
+	d.connect("worker-1", 1, d)
+	d.act("a1", signals{"s1": {"typed", 3}, "s2": {41, 1}, "s3": {false, 1}})
+	s.eventually(func() bool { return d.signal("s1") == "typed|41|false" }, "the signal is set")
+	require.Equal(t, 42.0, d.signal("s2"))
+	require.Equal(t, true, d.signal("s3"))
+	require.Equal(t, uint64(3), d.signals["s1"].Rev)
+	d.act("a1", signals{"s2": {"not a number", 2}})
+	s.eventually(func() bool { return d.signal("s1") == "typed|41|false|0|true" }, "what isn't a number is 0")
+
+	// A browser that missed frames is told what the server has set.
+	d.version, d.text = 0, nil
+	d.signals = signals{}
+	d.connect("worker-1", 2, d)
+	s.eventually(func() bool { return d.signal("s1") == "typed|41|false|0|true" }, "the signal comes again")
+}
+
+func TestEvents_areAttributesFromAFixedList(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			text, room, open := c.Signal(""), c.Signal("Go"), c.Signal(false)
+			say := c.Action(func() error { return nil })
+			pick := c.Action(func() error { return nil })
+			c.View(func() g.Node {
+				return h.Div(
+					h.Form(say.OnSubmit(ui.Clear(text, room)), ui.Pin()),
+					h.Button(pick.OnClick(ui.Set(room, `"Rust" & <b>`), ui.Set(open, true))),
+					h.Input(say.OnInput(ui.Debounce(300*time.Millisecond)), pick.OnChange(), ui.Ignore()),
+				)
+			})
+		})
+	})
+	d := s.browser().open("/")
+	require.Contains(t, d.html, `<form data-on-submit="a1" data-clear="s1 s2" data-pin>`)
+	require.Contains(t, d.html, `<button data-on-click="a2" data-set="{&#34;s2&#34;:&#34;\&#34;Rust\&#34; \u0026 \u003cb\u003e&#34;,&#34;s3&#34;:true}">`)
+	require.Contains(t, d.html, `<input data-on-input="a1" data-debounce="300" data-on-change="a2" data-ignore>`)
+}
+
+func TestBye_runsWhatWasStillQueued(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, counter)
+	d := s.browser().open("/")
+	st := d.connect("worker-1", 1, d)
+	require.Equal(t, "done", d.act("a1", nil).Status)
+	acts := []map[string]any{}
+	for n := 1; n <= 3; n++ {
+		acts = append(acts, map[string]any{"n": n, "act": "a1", "once": d.once(n), "signals": signals{}})
+	}
+	bye := func(worker string, number int) {
+		res, _ := d.post("/_ui/bye", "bye", map[string]any{"tab": d.tab, "key": d.key, "w": worker, "s": number, "acts": acts})
+		require.Equal(t, http.StatusNoContent, res.StatusCode)
+	}
+	bye("worker-1", 0) // of an older stream: the tab stays where it is
+	d.shows("clicked 3 times")
+	bye("worker-1", 1)
+	require.Equal(t, "done", d.send(4, "a1", nil).Status)
+	st.close()
+	require.NotContains(t, d.view(), "clicked 4 times")
+	d.connect("worker-1", 2, d)
+	d.shows("clicked 4 times")
+}

@@ -1,0 +1,331 @@
+package ui_test
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	g "maragu.dev/gomponents"
+	h "maragu.dev/gomponents/html"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/ui"
+)
+
+func TestTab_hungInItsHandlerHarmsNoOther(t *testing.T) {
+	release := make(chan struct{})
+	var hung atomic.Bool
+	s := serve(t, ui.Options{}, ui.Shorten{Patience: 20 * time.Millisecond}, func(v *ui.App) {
+		v.Page("/hangs", func(c *ui.Context) {
+			ui.Subscribe(c, "chat.>", func(message) { hung.Store(true); <-release })
+			c.Action(func() error { return nil })
+			c.View(func() g.Node { return h.P() })
+		})
+		chat(v)
+	})
+	b := s.browser()
+	bad, good := b.open("/hangs"), b.open("/")
+	b.connect("worker-1", 1, bad, good)
+	good.act("a1", signals{"s1": {"first", 1}})
+	good.shows("first")
+	s.eventually(hung.Load, "the other tab hangs")
+	require.Equal(t, "running", bad.send(1, "a1", nil).Status)
+	for i := range 20 {
+		text := fmt.Sprint("line ", i)
+		require.Equal(t, "done", good.act("a1", signals{"s1": {text, uint64(i + 2)}}).Status)
+		good.shows(text)
+	}
+	close(release)
+	s.eventually(func() bool { return bad.send(1, "a1", nil).Status == "done" }, "it goes on")
+}
+
+func TestView_thatHangsHarmsNoOther(t *testing.T) {
+	release := make(chan struct{})
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/hangs", func(c *ui.Context) {
+			hang := false
+			c.Action(func() error { hang = true; return nil })
+			c.View(func() g.Node {
+				if hang {
+					<-release
+				}
+				return h.P()
+			})
+		})
+		chat(v)
+	})
+	b := s.browser()
+	docs := []*doc{b.open("/")}
+	for range 2 * runtime.GOMAXPROCS(0) {
+		docs = append(docs, b.open("/hangs"))
+	}
+	b.connect("worker-1", 1, docs...)
+	for _, d := range docs[1:] {
+		require.Equal(t, "done", d.act("a1", nil).Status)
+	}
+	docs[0].act("a1", signals{"s1": {"still here", 1}})
+	docs[0].shows("still here")
+	close(release)
+}
+
+func TestPage_thatHangsIsServedEmptyAndShownLater(t *testing.T) {
+	release := make(chan struct{})
+	s := serve(t, ui.Options{DocumentTitle: "Slow"}, ui.Shorten{Patience: 20 * time.Millisecond}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			<-release
+			c.Signal("late")
+			c.View(func() g.Node { return h.P(g.Text("here at last")) })
+		})
+	})
+	d := s.browser().open("/")
+	require.Empty(t, d.html)
+	require.Empty(t, d.shape)
+	require.Equal(t, "Slow", d.title)
+	d.signals = signals{}
+	d.connect("worker-1", 1, d)
+	close(release)
+	d.shows("here at last")
+	require.Equal(t, "late", d.signal("s1"))
+}
+
+func TestPage_panicIsContainedLoggedAndShown(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/panics", func(*ui.Context) { panic("secret of the house") })
+		v.Page("/blank", func(*ui.Context) {})
+		v.Page("/late", func(c *ui.Context) {
+			c.View(func() g.Node { return h.P(g.Text("still a view")) })
+			panic("after the view")
+		})
+		chat(v)
+	})
+	b := s.browser()
+	d := b.open("/panics")
+	require.Equal(t, http.StatusInternalServerError, d.status)
+	require.Contains(t, d.html, `<p role="alert">the page failed unexpectedly`)
+	require.NotContains(t, d.source, "secret")
+	require.Contains(t, s.log.String(), "secret of the house")
+	require.Contains(t, b.open("/blank").html, "must call Context.View")
+	require.Contains(t, b.open("/late").html, "still a view")
+	require.Equal(t, http.StatusOK, b.open("/").status)
+}
+
+func TestView_panicLeavesTheViewAndTheTabLivesOn(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			n := 0
+			c.Action(func() error { n++; return nil })
+			c.View(func() g.Node {
+				if n == 1 {
+					panic("odd")
+				}
+				return h.P(g.Textf("n=%d", n))
+			})
+		})
+		v.Page("/first", func(c *ui.Context) { c.View(func() g.Node { panic("at once") }) })
+	})
+	d := s.browser().open("/")
+	st := d.connect("worker-1", 1, d)
+	d.act("a1", nil)
+	st.got("an error", func(e event) bool { return strings.Contains(e.Error, "the view failed") })
+	require.Equal(t, "<p>n=0</p>", d.view())
+	d.act("a1", nil)
+	d.shows("n=2")
+	require.Contains(t, s.browser().open("/first").html, `role="alert"`)
+}
+
+func TestSync_thousandCallsCoalesce(t *testing.T) {
+	var views atomic.Int32
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			n := 0
+			c.Action(func() error {
+				for range 1000 {
+					n++
+					c.Sync()
+				}
+				return nil
+			})
+			c.View(func() g.Node { views.Add(1); return h.P(g.Textf("n=%d", n)) })
+		})
+	})
+	d := s.browser().open("/")
+	d.connect("worker-1", 1, d)
+	d.act("a1", nil)
+	d.shows("n=1000")
+	require.Less(t, views.Load(), int32(10))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	require.Less(t, len(d.frames), 5)
+}
+
+func TestTab_continuesAnotherOneWithItsSignals(t *testing.T) {
+	var opened atomic.Int32
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/room/{name}", func(c *ui.Context) {
+			opened.Add(1)
+			text, n := c.Signal(""), c.Signal(1)
+			r := c.Request()
+			title := r.PathValue("name") + " " + r.URL.Query().Get("q")
+			c.Title(title)
+			c.View(func() g.Node { return h.P(g.Textf("%s|%s|%d", title, text, n.Int())) })
+		})
+	})
+	b := s.browser()
+	d := b.open("/room/Go?q=x")
+	require.Equal(t, "Go x", d.title)
+	type opening struct {
+		Tab, Shape, Title, HTML string
+		V                       uint64
+		Signals                 signals
+		Reload                  bool
+	}
+	open := func(key, shape string) (o opening) {
+		res, body := b.post("/room/Go?q=x", "open", map[string]any{"key": key, "shape": shape, "signals": signals{"s1": {"typed", 4}, "s2": {9, 2}, "s7": {"?", 1}}})
+		require.Equal(t, http.StatusOK, res.StatusCode, body)
+		require.Contains(t, res.Header.Get("Cache-Control"), "no-store")
+		o = opening{}
+		require.NoError(t, jsonUnmarshal(body, &o))
+		return o
+	}
+	key := newKey()
+	o := open(key, d.shape)
+	require.Equal(t, "<p>Go x|typed|9</p>", o.HTML)
+	require.Equal(t, "Go x", o.Title)
+	require.Equal(t, d.shape, o.Shape)
+	require.Equal(t, signals{"s1": {"typed", 4}, "s2": {9.0, 2}}, o.Signals)
+	require.NotEqual(t, d.tab, o.Tab)
+	require.EqualValues(t, 2, opened.Load())
+
+	again := open(key, d.shape)
+	require.Equal(t, o, again, "the same key gets the same tab")
+	require.EqualValues(t, 2, opened.Load())
+	require.NotEqual(t, o.Tab, open(newKey(), "").Tab)
+
+	tabs := s.app.Tabs()
+	require.True(t, open(newKey(), "another-build").Reload)
+	require.Equal(t, tabs, s.app.Tabs())
+}
+
+func TestTab_endsWithItsBrowserAndLeavesNothing(t *testing.T) {
+	var ended atomic.Int32
+	s := serve(t, ui.Options{TabTTL: 10 * time.Millisecond}, ui.Shorten{Unattached: 10 * time.Millisecond}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			for range 3 {
+				ui.Subscribe(c, "chat.>", func(message) { c.Sync() }, bus.Last(5))
+			}
+			context := c.Context()
+			go func() { <-context.Done(); ended.Add(1) }()
+			c.View(func() g.Node { return h.P(g.Text(strings.Repeat("x", 10_000))) })
+		})
+	})
+	// Tabs that never attach end by themselves.
+	b := s.browser()
+	b.open("/")
+	s.eventually(func() bool { return s.app.Tabs() == 0 && ended.Load() == 1 }, "a tab whose document never came")
+
+	before := runtime.NumGoroutine()
+	for range 20 {
+		b := s.browser()
+		d := b.open("/")
+		st := d.connect("worker-1", 1, d)
+		st.close()
+		b.client.CloseIdleConnections()
+	}
+	s.eventually(func() bool { return s.app.Tabs() == 0 && s.app.Streams() == 0 && ended.Load() == 21 }, "tabs whose streams ended")
+	// The client leaks its read loop, once for each stream.
+	s.eventually(func() bool { return runtime.NumGoroutine() <= before+20 }, "goroutines end with their tabs")
+}
+
+func TestTab_idleHasNoGoroutine(t *testing.T) {
+	s := serve(t, ui.Options{MaxTabsPerSession: 300}, ui.Shorten{Unattached: time.Minute}, chat)
+	b := s.browser()
+	docs := []*doc{b.open("/")}
+	b.connect("worker-1", 1, docs[0])
+	before := runtime.NumGoroutine()
+	for range 200 {
+		docs = append(docs, b.open("/"))
+	}
+	b.connect("worker-1", 2, docs...)
+	s.eventually(func() bool { return runtime.NumGoroutine() <= before+5 }, "200 tabs on one stream have no goroutines")
+}
+
+func TestTabs_areBoundedAndThoseThatNeverAttachedGoFirst(t *testing.T) {
+	s := serve(t, ui.Options{MaxTabsPerSession: 2, MaxTabs: 3}, ui.Shorten{Unattached: time.Minute}, chat)
+	b := s.browser()
+	kept, idle := b.open("/"), b.open("/")
+	b.connect("worker-1", 1, kept)
+	another := b.open("/")
+	require.Equal(t, 2, s.app.Tabs())
+	require.Equal(t, "gone", idle.act("a1", nil).Status)
+	require.Equal(t, "done", kept.act("a1", nil).Status)
+	b.connect("worker-1", 2, kept, another)
+	res, _ := b.get("/")
+	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+	stranger := s.browser()
+	stranger.open("/")
+	s.browser().open("/")
+	require.Equal(t, 3, s.app.Tabs())
+	require.Equal(t, "done", kept.act("a1", nil).Status)
+}
+
+func TestContext_titleAndFocusTravelOnce(t *testing.T) {
+	s := serve(t, ui.Options{DocumentTitle: "Links"}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.Action(func() error { c.Title("2 links"); c.Focus("url"); return errors.New("not a URL") })
+			c.Action(func() error { return nil })
+			c.View(func() g.Node { return h.Input(h.ID("url")) })
+		})
+	})
+	d := s.browser().open("/")
+	st := d.connect("worker-1", 1, d)
+	d.act("a1", nil)
+	e := st.got("focus", func(e event) bool { return e.Focus == "url" })
+	require.Equal(t, "2 links", e.Title)
+	require.NotNil(t, e.Base, "the view is as it was")
+	d.act("a2", nil)
+	d.act("a1", nil)
+	s.eventually(func() bool { return strings.Count(d.all(), `"focus"`) == 2 }, "a second focus")
+	require.Equal(t, 1, strings.Count(d.all(), `"title"`))
+}
+
+func (d *doc) all() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var b strings.Builder
+	for _, f := range d.frames {
+		b.WriteString(f.raw)
+	}
+	return b.String()
+}
+
+func TestOnce_rendersARowOnceForAllTabs(t *testing.T) {
+	var rendered atomic.Int32
+	type row struct {
+		test string
+		n    int
+	}
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.View(func() g.Node {
+				var rows g.Group
+				for n := range 10 {
+					rows = append(rows, ui.Once(row{t.Name(), n}, func() g.Node {
+						rendered.Add(1)
+						return h.Li(g.Textf("row %d <", n))
+					}))
+				}
+				return h.Ol(rows)
+			})
+		})
+	})
+	for range 5 {
+		require.Contains(t, s.browser().open("/").html, "<li>row 0 &lt;</li><li>row 1 &lt;</li>")
+	}
+	require.EqualValues(t, 10, rendered.Load())
+}
