@@ -72,8 +72,8 @@ type Bus interface {
 // Handler receives the messages of one subscription, one at a time. It may keep m for
 // ever and must not modify it: other subscriptions share it. Appending to its data copies.
 //
-// ctx carries the publisher's trace and is cancelled when the subscription or the bus
-// ends; calls of Subscribe, Unsubscribe and Close that are given it know that they are made inside a
+// ctx carries the publisher's trace (see WithPropagator) and is cancelled when the
+// subscription or the bus ends; calls of Subscribe, Unsubscribe and Close that are given it know that they are made inside a
 // handler, and don't wait for it. A non-nil error goes to the error hook; in a durable
 // group it redelivers. A panic goes to the error hook, too, and the subscription goes on.
 type Handler func(ctx context.Context, m *Message) error

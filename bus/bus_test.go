@@ -156,3 +156,34 @@ func TestWithCodec_replacesJSON(t *testing.T) {
 	require.Equal(t, "<hello>", <-got)
 	require.NoError(t, b.Close(ctx))
 }
+
+type traceKey struct{}
+
+// baton is a propagator of one text.
+type baton struct{}
+
+func (baton) Inject(ctx context.Context, h bus.Header) {
+	if id, ok := ctx.Value(traceKey{}).(string); ok {
+		h["Trace"] = []string{id}
+	}
+}
+
+func (baton) Extract(ctx context.Context, h bus.Header) context.Context {
+	return context.WithValue(ctx, traceKey{}, h.Value("Trace"))
+}
+
+func TestWithPropagator_givesHandlersThePublishersTrace(t *testing.T) {
+	b, err := bus.Open(t.Context(), "mem:", bus.WithPropagator(baton{}))
+	require.NoError(t, err)
+	got := make(chan any, 2)
+	_, err = b.Subscribe(t.Context(), "a", func(ctx context.Context, m *bus.Message) error {
+		got <- ctx.Value(traceKey{})
+		return nil
+	})
+	require.NoError(t, err)
+	require.NoError(t, b.Publish(context.WithValue(t.Context(), traceKey{}, "trace-1"), "a", nil))
+	require.NoError(t, b.Publish(t.Context(), "a", nil))
+	require.Equal(t, "trace-1", <-got)
+	require.Nil(t, <-got)
+	require.NoError(t, b.Close(t.Context()))
+}

@@ -180,6 +180,8 @@ func DurableGroup(name string) SubscribeOption {
 type OpenOptions struct {
 	Logger    *slog.Logger // never nil
 	ErrorHook ErrorHook    // nil: problems are logged
+
+	Propagator Propagator // nil: traces aren't carried
 }
 
 // NewOpenOptions adds up opts.
@@ -198,6 +200,22 @@ func WithLogger(l *slog.Logger) OpenOption {
 			o.Logger = l
 		}
 	})
+}
+
+// Propagator carries traces from publishers to handlers in headers, as OpenTelemetry's
+// propagators do. Its methods are called concurrently.
+type Propagator interface {
+	// Inject writes the trace of ctx into the header of a message that is being published.
+	Inject(ctx context.Context, h Header)
+
+	// Extract returns a context like ctx with the trace that it finds in the header of a
+	// message, which it doesn't modify.
+	Extract(ctx context.Context, h Header) context.Context
+}
+
+// WithPropagator gives handlers the publisher's trace in their context.
+func WithPropagator(p Propagator) OpenOption {
+	return openOption(func(o *OpenOptions) { o.Propagator = p })
 }
 
 // OnErrorOption is an option of both Open and Subscribe.

@@ -3,7 +3,6 @@ package driver
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
@@ -147,8 +146,7 @@ var ErrEpoch = errors.New("the stream has another epoch")
 
 // Config is how New connects a backend.
 type Config struct {
-	Logger    *slog.Logger  // nil: slog.Default
-	ErrorHook bus.ErrorHook // nil: problems are logged
+	bus.OpenOptions
 
 	// Gate, if not nil, decides when what waits for a subscription is handed over. It is
 	// called for each subscription, with its pattern; it returns ready, which the

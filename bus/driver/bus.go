@@ -25,6 +25,7 @@ type Bus struct {
 	log     *slog.Logger
 	hooks   *hookQueue
 	limits  Limits
+	traces  bus.Propagator // nil: not carried
 
 	table   atomic.Pointer[table]
 	refresh share[*table]
@@ -61,6 +62,7 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 		log:       cfg.Logger,
 		hooks:     newHookQueue(cfg.ErrorHook, cfg.Logger),
 		limits:    backend.Limits(),
+		traces:    cfg.Propagator,
 		ensure:    make(chan struct{}, 1),
 		subs:      map[*subscription]struct{}{},
 		feeds:     map[string]*feed{},
@@ -169,6 +171,12 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, opts []b
 		return err
 	}
 	o := bus.NewPublishOptions(opts)
+	if b.traces != nil {
+		if o.Header == nil {
+			o.Header = bus.Header{}
+		}
+		b.traces.Inject(ctx, o.Header)
+	}
 	if err := checkHeader(o.Header); err != nil {
 		return err
 	}

@@ -7,7 +7,7 @@
 //
 //	func Open(...) (*Bus, error) {
 //		b := &backend{...}
-//		return driver.New(ctx, b, driver.Config{Logger: o.Logger, ErrorHook: o.ErrorHook})
+//		return driver.New(ctx, b, driver.Config{OpenOptions: o})
 //	}
 //
 // Sequences are the backend's: they grow with the order of a stream and may skip numbers,

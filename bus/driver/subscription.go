@@ -649,7 +649,11 @@ func (s *subscription) call(m *bus.Message) {
 			s.report(bus.Problem{Err: fmt.Errorf("%w: %v", bus.ErrPanic, r), Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
 		}
 	}()
-	if err := s.handler(s.ctx, m); err != nil {
+	ctx := s.ctx
+	if s.b.traces != nil && m.Header != nil {
+		ctx = s.b.traces.Extract(ctx, m.Header)
+	}
+	if err := s.handler(ctx, m); err != nil {
 		s.report(bus.Problem{Err: err, Subject: m.Subject, Cursor: m.Cursor})
 	}
 }

@@ -44,7 +44,7 @@ func Open(tick time.Duration, opts ...bus.OpenOption) (bus.Bus, error) {
 
 func open(ctx context.Context, tick time.Duration, o bus.OpenOptions) (bus.Bus, error) {
 	b := &backend{streams: map[string]*stream{}}
-	cfg := driver.Config{Logger: o.Logger, ErrorHook: o.ErrorHook}
+	cfg := driver.Config{OpenOptions: o}
 	if tick > 0 {
 		b.rooms = newRooms(tick)
 		cfg.Gate = func(pattern string, release func()) (ready, leave func()) {

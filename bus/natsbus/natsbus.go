@@ -171,7 +171,7 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 	if err := b.health(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	d, err := driver.New(ctx, b, driver.Config{Logger: o.Logger, ErrorHook: o.ErrorHook})
+	d, err := driver.New(ctx, b, driver.Config{OpenOptions: o})
 	if err != nil {
 		return nil, err
 	}
