@@ -254,6 +254,15 @@ func (b *tab) commit(text string) {
 	require.NoError(b.t, err)
 }
 
+// beforeLoad runs code in each document that the tab opens from now on, before its own.
+func (b *tab) beforeLoad(code string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	_, err := chromedp.Call(ctx, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: code})
+	require.NoError(b.t, err)
+}
+
 func (b *tab) front() {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)

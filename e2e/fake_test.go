@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -63,12 +62,16 @@ func newFake(t *testing.T, body string, signals map[string]any) (*fake, *tab) {
 	f := &fake{t: t, body: body, signals: signals}
 	f.answer = func(p post) (int, any) { return http.StatusOK, f.ok(p) }
 	b := newPerson(t)
-	f.srv = httptest.NewServer(f)
-	t.Cleanup(f.srv.Close)
-	t.Cleanup(f.srv.CloseClientConnections)
+	f.serve()
 	b.open(f.srv.URL)
 	b.waitFor("document.documentElement.dataset.ui === 'open'")
 	return f, b
+}
+
+func (f *fake) serve() {
+	f.srv = httptest.NewServer(f)
+	f.t.Cleanup(f.srv.Close)
+	f.t.Cleanup(f.srv.CloseClientConnections)
 }
 
 func (f *fake) ok(p post) any { return map[string]any{"tab": p.Tab, "n": p.N, "status": "done"} }
@@ -291,11 +294,4 @@ func (f *fake) comeBack() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.hop = nil
-}
-
-func readRuntime(t *testing.T, name string) string {
-	t.Helper()
-	data, err := os.ReadFile("../ui/runtime/" + name)
-	require.NoError(t, err)
-	return string(data)
 }

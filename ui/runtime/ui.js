@@ -29,7 +29,7 @@
   let composing = null; // the field in which an input method is at work
 
   const fields = id => root.querySelectorAll(`[data-bind="${CSS.escape(id)}"]`);
-  const emptied = v => typeof v === 'boolean' ? false : typeof v === 'number' ? 0 : '';
+  const emptied = v => typeof v === 'boolean' ? false : '';
 
   // change is a change by the user's hand.
   function change(id, v, from) {
@@ -61,9 +61,9 @@
     if (el.type === 'checkbox') el.checked = Boolean(v);
     else if (el.type === 'radio') el.checked = el.value === String(v);
     else if (el.value !== String(v)) {
-      const caret = el === document.activeElement && typeof el.selectionStart === 'number' ? el.selectionStart : null;
+      const caret = el === document.activeElement && el.selectionStart !== el.value.length ? el.selectionStart : null;
       el.value = v;
-      if (caret !== null) el.setSelectionRange(caret, caret); // writing moved it to the end
+      if (typeof caret === 'number') el.setSelectionRange(caret, caret); // writing moved it to the end
     }
     shown.set(el, el.value);
   }
@@ -72,7 +72,7 @@
     const s = signals.get(el.dataset.bind);
     if (!s || el.type === 'radio' && !el.checked) return;
     let v = el.type === 'checkbox' ? el.checked : el.value;
-    if (typeof s.v === 'number') v = Number.isFinite(Number(v)) ? Number(v) : 0;
+    if (typeof s.v === 'number' && v !== '' && Number.isFinite(Number(v))) v = Number(v);
     shown.set(el, el.value);
     change(el.dataset.bind, v, el); // the field itself isn't rewritten: "1." is on its way to 1.5
   }
@@ -184,8 +184,7 @@
   async function pump() {
     const a = queue[0];
     // While the server is away nothing is sent, so that its age doesn't run.
-    if (!a || sending || opening || html.dataset.ui === 'lost') return;
-    clearTimeout(held);
+    if (!a || sending || held || opening || html.dataset.ui === 'lost') return;
     if (a.first && Date.now() - a.first > tooOld) {
       settle(a, 'No answer came. It may have been sent, or not.');
       return;
@@ -204,7 +203,7 @@
     }
     clearTimeout(timeout);
     if (sending === controller) sending = null;
-    if (tab !== to || queue[0] !== a) return pump(); // it was answered on the stream, or goes to a new tab
+    if (tab !== to || queue[0] !== a) return retry(); // it was answered on the stream, or goes to a new tab
     const ours = answer && answer.tab === tab && answer.n === a.n;
     if (refused) return settle(a, ours && answer.error || 'This is too large to be sent.');
     if (ours && answer.status === 'gone') return openAnew();
@@ -213,14 +212,19 @@
       return settle(a, answer.error);
     }
     if (ours && answer.status === 'running') wait = Math.min(2000 * 1.5 ** a.tries, most) / 1.5;
-    held = setTimeout(pump, wait ? wait * (1 + Math.random()) : jitter(Math.min(least * 2 ** a.tries, most)));
+    held = setTimeout(retry, wait ? wait * (1 + Math.random()) : jitter(Math.min(least * 2 ** a.tries, most)));
     a.tries++;
+  }
+
+  function retry() {
+    clearTimeout(held);
+    held = 0;
+    pump();
   }
 
   // settle ends the action at the head of the queue.
   function settle(a, error) {
     if (queue[0] !== a) return;
-    clearTimeout(held);
     queue.shift();
     pending();
     if (error) {
@@ -233,7 +237,7 @@
     } else {
       alerts.replaceChildren(); // what was wrong has been put right
     }
-    pump();
+    retry();
   }
 
   function pending() {
@@ -498,6 +502,8 @@
 
   // ---- A new tab for this document: the server has restarted, or we slept for too long.
 
+  let opened = 0, openings = 0;
+
   async function openAnew() {
     if (opening) return;
     opening = true;
@@ -505,6 +511,9 @@
     sending = null;
     send({leave: true});
     state('lost'); // seen only if it takes a second
+    // A server that calls each new tab gone (no cookies, a balancer that isn't sticky) is asked less and less.
+    openings = Date.now() - opened < 10e3 ? openings + 1 : 0;
+    if (openings > 1) await pause(jitter(Math.min(least * 2 ** openings, most)));
     for (let wait = least; ; wait = Math.min(wait * 2, most)) {
       // The state as it was when the first unanswered action was made: the others bring theirs.
       const was = queue[0]?.signals || {}, all = snapshot();
@@ -528,7 +537,8 @@
   }
 
   function adopt(answer) {
-    ({tab, shape} = answer);
+    tab = answer.tab;
+    shape = answer.shape || shape; // a page that takes long has neither a shape nor a view yet
     number = 0;
     for (const a of queue) {
       a.n = ++number;
@@ -536,10 +546,11 @@
     }
     text = answer.html;
     version = answer.v || 0;
-    fresh = true;
+    fresh = text !== '';
     pushed = answer.signals || {};
     title = answer.title;
     opening = false;
+    opened = Date.now();
     join();
     render();
     text = null; // as with a document: the first frame brings it
@@ -698,7 +709,7 @@
       announce();
       banner = setTimeout(() => status.replaceChildren(), 2500);
     }
-    if (now === 'open') pump();
+    if (now === 'open') retry();
   }
 
   function announce() {
