@@ -176,6 +176,9 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, opts []b
 			o.Header = bus.Header{}
 		}
 		b.traces.Inject(ctx, o.Header)
+		if len(o.Header) == 0 {
+			o.Header = nil
+		}
 	}
 	if err := checkHeader(o.Header); err != nil {
 		return err
