@@ -259,13 +259,20 @@ func (d *doc) entry() string {
 // connect opens the s-th stream of worker w for docs.
 func (b *browser) connect(w string, s int, docs ...*doc) *stream {
 	b.Helper()
+	path := fmt.Sprintf("/_ui/stream?w=%s&s=%d", w, s)
+	for _, d := range docs {
+		path += "&t=" + d.entry()
+	}
+	return b.connectTo(path, w, s, docs...)
+}
+
+func (b *browser) connectTo(path, w string, s int, docs ...*doc) *stream {
+	b.Helper()
 	st := &stream{browser: b, w: w, s: s, docs: map[string]*doc{}, ended: make(chan struct{})}
-	address := fmt.Sprintf("%s/_ui/stream?w=%s&s=%d", b.base, w, s)
 	for _, d := range docs {
 		st.docs[d.tab] = d
-		address += "&t=" + d.entry()
 	}
-	client := sse.NewClient(address, sse.ClientMaxBufferSize(8<<20))
+	client := sse.NewClient(b.base+path, sse.ClientMaxBufferSize(8<<20))
 	client.Connection = b.client
 	client.ReconnectStrategy = stop{}
 	connected := make(chan error, 1)

@@ -1,0 +1,259 @@
+package ui_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	g "maragu.dev/gomponents"
+	h "maragu.dev/gomponents/html"
+
+	"github.com/jitney-go/jitney/ui"
+)
+
+// shuffler changes its list at random with each action.
+func shuffler(v *ui.App) {
+	v.Page("/", func(c *ui.Context) {
+		random := rand.New(rand.NewPCG(3, 4))
+		rows := []int{1, 2, 3}
+		c.Action(func() error {
+			for range 1 + random.IntN(5) {
+				if i := random.IntN(len(rows) + 1); i < len(rows) && random.IntN(2) == 0 {
+					rows = append(rows[:i], rows[i+1:]...)
+				} else {
+					rows = append(rows[:i], append([]int{random.IntN(1000)}, rows[i:]...)...)
+				}
+			}
+			return nil
+		})
+		c.View(func() g.Node { return g.Raw(list(rows) + fmt.Sprintf("<i>%v</i>", rows)) })
+	})
+}
+
+func TestFrames_areEditsThatGiveTheView(t *testing.T) {
+	s := serve(t, ui.Options{ActionsPerSecond: 10_000}, ui.Shorten{}, shuffler)
+	d := s.browser().open("/")
+	first := d.html
+	st := d.connect("worker-1", 1, d)
+	for i := range 60 {
+		if i%20 == 19 { // a stream that is cut goes on where it was
+			st.close()
+			st = d.connect("worker-1", i, d)
+		}
+		before := d.view()
+		d.act("a1", nil)
+		s.eventually(func() bool { return d.view() != before }, "the view changes")
+	}
+	d.mu.Lock()
+	require.NoError(t, d.bad)
+	edited := 0
+	for _, f := range d.frames {
+		if f.Edits != nil {
+			edited++
+		}
+	}
+	last := d.html
+	d.mu.Unlock()
+	require.NotEqual(t, first, last)
+	require.Greater(t, edited, 30)
+
+	// The whole view, asked for anew, is what the edits gave.
+	d.version, d.text = 0, nil
+	d.connect("worker-1", 100, d)
+	s.eventually(func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.text != nil }, "the whole view")
+	require.Equal(t, last, d.view())
+}
+
+func TestFrames_holdNoLineBreaksAndNoInvalidText(t *testing.T) {
+	const odd = "a\nb\r\ndata: {}\n\n\u2028\x00\xff😀 <script>alert(1)</script>"
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			text := ""
+			c.Action(func() error { text = odd; return nil })
+			c.View(func() g.Node { return h.P(g.Text(text)) })
+		})
+	})
+	d := s.browser().open("/")
+	d.connect("worker-1", 1, d)
+	d.act("a1", nil)
+	d.shows("a\nb\r\ndata: {}\n\n\u2028\uFFFD\uFFFD😀 &lt;script&gt;alert(1)&lt;/script&gt;")
+}
+
+func TestStream_lowerNumberNeverTakesOver(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, counter)
+	b := s.browser()
+	d := b.open("/")
+	newer := b.connect("worker-1", 5, d)
+	older := b.connect("worker-1", 4, d)
+	e := older.got("left", func(e event) bool { return e.Left })
+	require.EqualValues(t, 5, e.S)
+	<-older.ended
+	d.act("a1", nil)
+	d.shows("clicked 1 times")
+
+	// Not even when the newer one has ended.
+	newer.close()
+	s.eventually(func() bool { return s.app.Streams() == 0 }, "the newer stream has ended")
+	late := b.connect("worker-1", 4, d)
+	e = late.got("left", func(e event) bool { return e.Left })
+	require.EqualValues(t, 5, e.S)
+}
+
+func TestStream_ofAnotherWorkerTakesOverForGood(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, counter)
+	b := s.browser()
+	d := b.open("/")
+	old := b.connect("worker-1", 50, d)
+	b.connect("worker-2", 1, d)
+	e := old.got("left", func(e event) bool { return e.Left && e.Tab == d.tab })
+	require.Greater(t, e.S, uint64(50))
+	d.act("a1", nil)
+	d.shows("clicked 1 times")
+}
+
+func TestStream_newListReplacesTheOldStream(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, counter)
+	b := s.browser()
+	one, two := b.open("/"), b.open("/")
+	first := b.connect("worker-1", 1, one)
+	b.connect("worker-1", 2, one, two)
+	<-first.ended
+	one.act("a1", nil)
+	two.act("a1", nil)
+	one.shows("clicked 1 times")
+	two.shows("clicked 1 times")
+	require.Equal(t, 1, s.app.Streams())
+}
+
+func TestStream_tellsStrangersThatTheTabIsGone(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, counter)
+	b := s.browser()
+	d := b.open("/")
+	b.connect("worker-1", 1, d)
+	gone := func(st *stream) {
+		t.Helper()
+		require.Equal(t, d.tab, st.got("gone", func(e event) bool { return e.Gone }).Tab)
+	}
+	// Another session that knows the id and the key.
+	stranger := s.browser()
+	gone(stranger.connect("worker-2", 9, d))
+	stolen := &doc{browser: stranger, tab: d.tab, key: d.key}
+	require.Equal(t, "gone", stolen.act("a1", nil).Status)
+	// The same session with another key: a duplicated document.
+	copied := &doc{browser: b, tab: d.tab, key: newKey(), version: d.version}
+	gone(b.connect("worker-3", 9, copied))
+	require.Equal(t, "gone", copied.act("a1", nil).Status)
+	// Nobody knows this one.
+	unknown := &doc{browser: b, tab: "UNKNOWN", key: newKey()}
+	b.connect("worker-4", 1, unknown).got("gone", func(e event) bool { return e.Gone && e.Tab == "UNKNOWN" })
+	require.Equal(t, "gone", unknown.act("a1", nil).Status)
+
+	require.Equal(t, "done", d.act("a1", nil).Status)
+	d.shows("clicked 1 times")
+}
+
+func TestStream_beatsAndIsClosedWhenNobodySaysToHaveSeenIt(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{Heartbeat: 5 * time.Millisecond, Unseen: 100 * time.Millisecond}, counter)
+	b := s.browser()
+	d := b.open("/")
+	st := b.connect("worker-1", 1, d)
+	d.act("a1", nil)
+	d.shows("clicked 1 times")
+	st.got("a heartbeat with the version", func(e event) bool {
+		var versions map[string]uint64
+		return e.HB && json.Unmarshal(e.V, &versions) == nil && versions[d.tab] == 2
+	})
+	began := time.Now()
+	for time.Since(began) < 300*time.Millisecond {
+		res, _ := b.post("/_ui/seen", "seen", map[string]any{"w": "worker-1", "s": 1})
+		require.Equal(t, http.StatusNoContent, res.StatusCode)
+		require.Equal(t, 1, s.app.Streams())
+	}
+	<-st.ended // now that nobody says so
+}
+
+func TestStream_stuckReaderHarmsNobody(t *testing.T) {
+	big := strings.Repeat("<p>all the same</p>", 20_000)
+	s := serve(t, ui.Options{TabTTL: time.Millisecond}, ui.Shorten{Write: 200 * time.Millisecond, Unattached: time.Minute}, func(v *ui.App) {
+		v.Page("/big", func(c *ui.Context) {
+			n := 0
+			ui.Subscribe(c, "chat.>", func(message) { n++; c.Sync() })
+			c.View(func() g.Node {
+				return h.Div(g.Textf("%d", n), g.Raw(strings.ReplaceAll(big, "same", fmt.Sprint("same", n))))
+			})
+		})
+		chat(v)
+	})
+	b := s.browser()
+	d := b.open("/big")
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.base, "http://"))
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(4096))
+	request := fmt.Sprintf("GET /_ui/stream?w=worker-1&s=1&t=%s HTTP/1.1\r\nHost: %s\r\n", d.entry(), strings.TrimPrefix(s.base, "http://"))
+	res, err := http.NewRequest("GET", s.base, nil)
+	require.NoError(t, err)
+	for _, cookie := range b.client.Jar.Cookies(res.URL) {
+		request += "Cookie: " + cookie.String() + "\r\n"
+	}
+	_, err = fmt.Fprint(conn, request+"\r\n")
+	require.NoError(t, err)
+	line, err := bufio.NewReaderSize(conn, 16).ReadString('\n')
+	require.NoError(t, err)
+	require.Contains(t, line, "200 OK")
+
+	ann := s.browser().open("/")
+	ann.connect("worker-2", 1, ann)
+	for i := range 10 {
+		text := fmt.Sprint("line ", i)
+		began := time.Now()
+		require.Equal(t, "done", ann.act("a1", signals{"s1": {text, uint64(i + 1)}}).Status)
+		ann.shows(text)
+		require.Less(t, time.Since(began), 2*time.Second)
+	}
+	s.eventually(func() bool { return s.app.Streams() == 1 && s.app.Tabs() == 1 }, "the stuck one is cut off and its tab ends")
+}
+
+func TestStream_slowReaderGetsTheNewestView(t *testing.T) {
+	var views atomic.Int32
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			n := 0
+			ui.Subscribe(c, "chat.>", func(m message) { n++; c.Sync() })
+			c.View(func() g.Node { views.Add(1); return h.P(g.Textf("n=%d", n)) })
+		})
+	})
+	d := s.browser().open("/")
+	d.connect("worker-1", 1, d)
+	for range 2000 {
+		require.NoError(t, s.bus.Publish(context.Background(), "chat.room.Go", []byte(`{"Text":"x"}`)))
+	}
+	d.shows("n=2000")
+	require.Less(t, views.Load(), int32(500))
+}
+
+func TestStream_refusesMalformedAddresses(t *testing.T) {
+	s := serve(t, ui.Options{MaxTabsPerSession: 3}, ui.Shorten{}, counter)
+	b := s.browser()
+	for _, query := range []string{"", "w=worker-1", "w=x&s=1", "w=worker-1&s=-1", "w=worker%0a1&s=1", "w=worker-1&s=1" + strings.Repeat("&t=A.B.1", 4)} {
+		res, _ := b.get("/_ui/stream?" + query)
+		require.Equal(t, http.StatusBadRequest, res.StatusCode, query)
+	}
+	d := b.open("/")
+	for _, entry := range []string{"", ".", "..", d.tab, d.tab + ".", d.tab + "." + d.key, d.tab + "." + d.key + ".x", d.tab + "." + d.key + ".99999999999999999999"} {
+		odd := &doc{browser: b, tab: strings.Split(entry, ".")[0], key: "x"}
+		st := b.connectTo(fmt.Sprintf("/_ui/stream?w=worker-1&s=1&t=%s", entry), "worker-1", 1, odd)
+		st.got("gone for "+entry, func(e event) bool { return e.Gone && e.Tab == odd.tab })
+		st.close()
+	}
+	require.Equal(t, "done", d.act("a1", nil).Status)
+}
