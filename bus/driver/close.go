@@ -75,6 +75,7 @@ func (b *Bus) shutDown(ctx context.Context) {
 	b.backend.Interrupt()
 	b.endLife(bus.ErrClosed)
 	b.endFeeds()
+	b.ending.Wait()
 	err := b.backend.Close()
 	b.hooks.wait(ctx)
 	if len(running) > 0 {

@@ -87,13 +87,15 @@ func (b *Bus) releaseFeed(f *feed) {
 	if f.users == 0 && b.feeds[f.name] == f && !b.closing {
 		f.expiry = time.AfterFunc(feedLinger, func() {
 			b.mu.Lock()
-			unused := f.users == 0 && b.feeds[f.name] == f
+			unused := f.users == 0 && b.feeds[f.name] == f && !b.closing
 			if unused {
 				delete(b.feeds, f.name)
+				b.ending.Add(1)
 			}
 			b.mu.Unlock()
 			if unused {
 				f.end()
+				b.ending.Done()
 			}
 		})
 	}
@@ -125,37 +127,78 @@ func (f *feed) wait(ctx context.Context) error {
 }
 
 // start tails the stream from its end and makes the feed ready. run is the tail that it may replace.
+// The first start fails for good; a later one, which subscriptions wait for, is tried again.
 func (f *feed) start(run int) {
-	s, st, err := f.look()
-	var stop func()
-	if err == nil {
-		ctx, cancel := context.WithTimeout(f.b.life, askTimeout)
-		f.mu.Lock()
-		if f.run != run {
-			f.mu.Unlock()
-			cancel()
+	for {
+		err := f.tryStart(run)
+		if err == nil {
 			return
 		}
-		f.epoch, f.head, f.ring, f.ringAfter, f.ringSize = st.Epoch, st.Last, nil, st.Last, 0
+		f.mu.Lock()
+		current := f.run == run
+		giveUp := run == 0 || len(f.legs) == 0 || f.b.life.Err() != nil
+		if current && giveUp {
+			f.err = err
+			close(f.ready)
+		}
 		f.mu.Unlock()
-		f.config.Store(&s)
-		f.newest.Store(st.Last)
-		stop, err = f.b.backend.Tail(ctx, s, st.Last, &tailSink{f, run})
-		cancel()
+		if !current {
+			return
+		}
+		if giveUp {
+			f.b.dropFeed(f)
+			return
+		}
+		f.b.log.Warn("bus: can't follow a stream; trying again", "stream", f.name, "error", err)
+		pause := time.NewTimer(retryPause)
+		select {
+		case <-pause.C:
+		case <-f.b.life.Done():
+			pause.Stop()
+		}
+	}
+}
+
+func (f *feed) tryStart(run int) error {
+	s, st, err := f.look()
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	if f.run != run {
+		f.mu.Unlock()
+		return nil
+	}
+	if f.epoch != st.Epoch {
+		for l := range f.legs {
+			l.rebase(st.Epoch)
+		}
+	} else {
+		for l := range f.legs { // what came between the two tails is read
+			l.fallBehind(f.head)
+		}
+	}
+	f.epoch, f.head, f.ring, f.ringAfter, f.ringSize = st.Epoch, st.Last, nil, st.Last, 0
+	f.mu.Unlock()
+	f.config.Store(&s)
+	f.newest.Store(st.Last)
+	ctx, cancel := context.WithTimeout(f.b.life, askTimeout)
+	defer cancel()
+	stop, err := f.b.backend.Tail(ctx, s, st.Last, &tailSink{f, run})
+	if err != nil {
+		return err
 	}
 	f.mu.Lock()
 	stale := f.run != run
 	if !stale {
-		f.stop, f.err = stop, err
+		f.stop = stop
 		close(f.ready)
 	}
 	f.mu.Unlock()
-	switch {
-	case stale && stop != nil:
+	if stale {
 		stop()
-	case err != nil && !stale:
-		f.b.dropFeed(f)
 	}
+	return nil
 }
 
 // look finds the stream and its state in the same epoch.
@@ -193,31 +236,40 @@ func (f *feed) askState() (State, error) {
 // follow learns how the stream is now; another epoch starts it anew.
 func (f *feed) follow(s Stream) {
 	f.mu.Lock()
-	old := f.config.Load()
-	if old == nil || s.Epoch == f.epoch {
-		if old != nil {
-			f.config.Store(&s)
-		}
+	same := s.Epoch == f.epoch
+	run := f.run
+	if same && f.config.Load() != nil {
+		f.config.Store(&s)
+	}
+	f.mu.Unlock()
+	if !same {
+		f.restart(run)
+	}
+}
+
+// restart replaces the tail of a run, unless it is still starting and so looks for itself.
+func (f *feed) restart(run int) {
+	f.mu.Lock()
+	select {
+	case <-f.ready:
+	default:
 		f.mu.Unlock()
 		return
 	}
-	select {
-	case <-f.ready:
-	default: // it is starting and looks for itself
+	if f.run != run || f.err != nil {
 		f.mu.Unlock()
 		return
 	}
 	f.run++
 	run, stop := f.run, f.stop
-	f.stop, f.ready, f.epoch = nil, make(chan struct{}), s.Epoch
-	for l := range f.legs {
-		l.rebase(s.Epoch)
-	}
+	f.stop, f.ready = nil, make(chan struct{})
 	f.mu.Unlock()
-	if stop != nil {
-		stop()
-	}
-	go f.start(run)
+	go func() {
+		if stop != nil {
+			stop()
+		}
+		f.start(run)
+	}()
 }
 
 // end stops the tail. The feed isn't used again.
@@ -246,7 +298,16 @@ type tailSink struct {
 
 func (t *tailSink) Deliver(entries ...Entry) { t.f.deliver(t.run, entries) }
 func (t *tailSink) Lost()                    {}
-func (t *tailSink) End(error)                { t.f.b.Changed() }
+
+// End starts the tail anew, when the table says what has become of the stream.
+func (t *tailSink) End(error) {
+	go func() {
+		if _, err := t.f.b.refresh.get(t.f.b.life); err != nil && t.f.b.life.Err() == nil {
+			t.f.b.log.Warn("bus: can't learn what the streams capture", "error", err)
+		}
+		t.f.restart(t.run)
+	}()
+}
 
 func (f *feed) deliver(run int, entries []Entry) {
 	now := time.Now()

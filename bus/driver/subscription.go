@@ -208,7 +208,7 @@ func (s *subscription) connectUncaptured(ctx context.Context) error {
 	l := &leg{sub: s, listener: n}
 	if !s.add(l) {
 		s.b.releaseListener(n)
-		return s.Err()
+		return errEnded
 	}
 	n.mu.Lock()
 	n.legs[l] = struct{}{}
@@ -249,6 +249,9 @@ func (s *subscription) reroute(ctx context.Context, t *table, name string, after
 	return nil
 }
 
+// errEnded: the subscription has ended while it was being connected.
+var errEnded = errors.New("the subscription has ended")
+
 // startBehind is a start position of the driver's own: live, behind the sequence N.
 const startBehind bus.StartKind = 255
 
@@ -259,7 +262,7 @@ func (s *subscription) connectStream(ctx context.Context, name string, start *bu
 	}
 	l, err := s.position(ctx, f, start)
 	if err == nil && !s.add(l) {
-		err = s.Err()
+		err = errEnded
 	}
 	if err != nil {
 		s.b.releaseFeed(f)
@@ -555,6 +558,7 @@ func (s *subscription) fill(l *leg) {
 		for l.queue.len > 0 && l.queue.peek().m.Cursor.Sequence() <= l.pos {
 			l.queue.pop()
 		}
+		l.open = min(l.open, l.queue.len)
 		if l.queue.len > 0 && s.ready != nil {
 			s.wakeLocked()
 		}
