@@ -263,6 +263,14 @@ func (b *tab) beforeLoad(code string) {
 	require.NoError(b.t, err)
 }
 
+// back goes back by one page, which is to. It doesn't wait for a load event: a page from the back/forward
+// cache has none.
+func (b *tab) back(to string) {
+	b.t.Helper()
+	b.js("setTimeout(() => history.back())")
+	b.waitFor("location.href === " + quote(to))
+}
+
 func (b *tab) front() {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)

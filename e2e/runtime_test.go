@@ -306,7 +306,7 @@ func TestConnection_aLeftPageSaysGoodbyeAndComesBack(t *testing.T) {
 	require.Equal(t, "TAB1", bye.Tab)
 	require.Len(t, bye.Acts, 2)
 	require.Equal(t, "two", bye.Acts[1].Signals["s1"][0])
-	b.do(chromedp.NavigateBack())
+	b.back(f.srv.URL + "/")
 	b.waitFor("document.documentElement.dataset.ui === 'open'")
 	if f.tabs == 1 {
 		require.Equal(t, "half", value(b, "#in"), "the document came from the back/forward cache")

@@ -1,0 +1,387 @@
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+)
+
+const chatroom = "nats-chatroom"
+
+// onBothBuses runs a test with the chat on the bus in memory and on the one on disk.
+func onBothBuses(t *testing.T, test func(t *testing.T, c *child)) {
+	for name, args := range map[string][]string{
+		"mem":  {"-bus", "mem:?tick=100ms"},
+		"nats": {"-data", filepath.Join(t.TempDir(), "data")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			test(t, startExample(t, chatroom, args...))
+		})
+	}
+}
+
+// enterChat opens the chat and waits for its stream.
+func (b *tab) enterChat(c *child) {
+	b.t.Helper()
+	b.open(c.url)
+	b.waitOpen()
+}
+
+func (b *tab) waitOpen() {
+	b.t.Helper()
+	b.waitFor("document.documentElement.dataset.ui === 'open'")
+}
+
+// say types a line into the chat and sends it.
+func (b *tab) say(line string) {
+	b.t.Helper()
+	b.focus("#text")
+	b.typeText(line + "\r")
+}
+
+// lines returns the messages that the tab shows.
+func (b *tab) lines() []string {
+	b.t.Helper()
+	return eval[[]string](b, "[...document.querySelectorAll('[role=log] .text')].map(p => p.textContent)")
+}
+
+// waitLines waits until the tab shows these messages and no others.
+func (b *tab) waitLines(want ...string) {
+	b.t.Helper()
+	var got []string
+	eventually(b.t, fmt.Sprintf("the lines %q", want), func() bool {
+		got = b.lines()
+		return strings.Join(got, "\n") == strings.Join(want, "\n")
+	}, func() string { return fmt.Sprintf("and not %q", got) })
+}
+
+func (b *tab) waitSent() {
+	b.t.Helper()
+	b.waitFor("!('uiPending' in document.documentElement.dataset)")
+}
+
+func TestChat_twoPeopleSeeEachOther(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann, bob := newPerson(t), newPerson(t)
+		ann.enterChat(c)
+		ann.waitText(".empty", "Nobody has said anything in Go")
+		bob.enterChat(c)
+		second := ann.another()
+		second.enterChat(c)
+		ann.say("hello")
+		bob.waitLines("hello")
+		bob.say("hi <b>there</b>")
+		for _, b := range []*tab{ann, second, bob} {
+			b.waitLines("hello", "hi <b>there</b>")
+		}
+		ann.waitFor("document.querySelectorAll('.mine').length === 1 && !document.querySelector('.empty')")
+		bob.do(chromedp.Reload())
+		bob.waitOpen()
+		bob.waitLines("hello", "hi <b>there</b>")
+	})
+}
+
+func TestChat_roomsAreApart(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann, bob := newPerson(t), newPerson(t)
+		ann.enterChat(c)
+		bob.enterChat(c)
+		ann.click("#room-Rust")
+		ann.waitFor("document.querySelector('#room-Rust').getAttribute('aria-current') === 'page'")
+		ann.waitFor("document.title === 'Rust – Chatroom'")
+		ann.say("in Rust")
+		ann.waitLines("in Rust")
+		bob.say("in Go")
+		bob.waitLines("in Go")
+		require.Equal(t, []string{"in Rust"}, ann.lines())
+		bob.click("#room-Rust")
+		bob.waitLines("in Rust")
+		ann.click("#room-Go")
+		ann.waitLines("in Go")
+	})
+}
+
+func TestChat_aHalfWrittenLineSurvivesTheOthers(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann, bob := newPerson(t), newPerson(t)
+		ann.enterChat(c)
+		bob.enterChat(c)
+		ann.focus("#text")
+		ann.typeText("half written")
+		ann.js("text.mark = 1; text.setSelectionRange(4, 6); window.blurs = 0; text.onblur = () => blurs++")
+		var want []string
+		for i := range 10 {
+			line := fmt.Sprint("line ", i)
+			want = append(want, line)
+			bob.say(line)
+			if i == 5 {
+				ann.waitLines(want...)
+			}
+		}
+		ann.waitLines(want...)
+		require.Equal(t, "half written 4 6 1 0", eval[string](ann, "(e => [e.value, e.selectionStart, e.selectionEnd, e.mark, blurs].join(' '))(document.activeElement)"))
+	})
+}
+
+func TestChat_aCompositionSurvivesTheOthers(t *testing.T) {
+	c := startExample(t, chatroom, "-bus", "mem:")
+	ann, bob := newPerson(t), newPerson(t)
+	ann.enterChat(c)
+	bob.enterChat(c)
+	ann.focus("#text")
+	ann.compose("に")
+	bob.say("one")
+	ann.waitLines("one")
+	ann.compose("にほ")
+	bob.say("two")
+	ann.waitLines("one", "two")
+	require.Equal(t, "にほ", value(ann, "#text"))
+	ann.commit("日本")
+	ann.typeText("\r")
+	bob.waitLines("one", "two", "日本")
+}
+
+func TestChat_aFastTypistsLinesStayApart(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann := newPerson(t)
+		ann.enterChat(c)
+		ann.focus("#text")
+		ann.typeText("one\rtwo\rthree\r")
+		ann.waitLines("one", "two", "three")
+	})
+}
+
+func TestChat_nothingIsNotSent(t *testing.T) {
+	c := startExample(t, chatroom, "-bus", "mem:")
+	ann := newPerson(t)
+	ann.enterChat(c)
+	ann.say("")
+	ann.say("   ")
+	ann.focus("#text")
+	ann.js("text.value = ''")
+	ann.say("something")
+	ann.waitLines("something")
+}
+
+func TestChat_aMessageTooLargeIsRefusedAndKept(t *testing.T) {
+	c := startExample(t, chatroom, "-data", t.TempDir())
+	ann := newPerson(t)
+	ann.mayBeOffline() // the browser notes the 413
+	ann.enterChat(c)
+	for _, size := range []int{5000, 900_000, 2_000_000} {
+		ann.focus("#text")
+		ann.js(fmt.Sprintf("text.value = 'x'.repeat(%d); text.dispatchEvent(new Event('input', {bubbles: true}))", size))
+		ann.typeText("\r")
+		ann.waitFor("document.querySelector('[role=alert]')")
+		require.Regexp(t, `5000 characters.*4000|900000 characters.*4000|too large`, eval[string](ann, "document.querySelector('[role=alert]').textContent"))
+		require.Equal(t, size, eval[int](ann, "text.value.length"))
+		ann.waitSent()
+		ann.click("[role=alert] button")
+	}
+	ann.js("text.value = ''")
+	ann.say("short")
+	ann.waitLines("short")
+}
+
+// TestChat_aKilledServerComesBack kills the server after it has acknowledged a message, and
+// starts it again on the same port.
+func TestChat_aKilledServerComesBack(t *testing.T) {
+	c := startExample(t, chatroom, "-data", t.TempDir())
+	ann, bob := newPerson(t), newPerson(t)
+	for _, b := range []*tab{ann, bob} {
+		b.mayBeOffline()
+		b.enterChat(c)
+		b.click("#room-Clojure")
+		b.waitFor("document.title === 'Clojure – Chatroom'")
+	}
+	who := eval[string](ann, "document.querySelector('.who').textContent")
+	ann.say("before")
+	ann.waitLines("before")
+	ann.waitSent()
+	ann.typeText("half")
+	ann.js("text.mark = 1; text.setSelectionRange(1, 2)")
+	c.kill()
+	ann.waitText("#jitney-status", "No connection to the server")
+	ann.picture("chat-lost")
+	c.start()
+	ann.waitOpen()
+	bob.waitOpen()
+	require.Equal(t, "half 1 1 2", eval[string](ann, "(e => [e.value, e.mark, e.selectionStart, e.selectionEnd].join(' '))(document.activeElement)"))
+	require.Equal(t, who, eval[string](ann, "document.querySelector('.who').textContent"))
+	require.Equal(t, "Clojure – Chatroom", eval[string](ann, "document.title"))
+	require.Equal(t, []string{"before"}, ann.lines())
+	bob.say("after")
+	ann.waitLines("before", "after")
+	ann.typeText("\r")
+	bob.waitLines("before", "after", "half")
+}
+
+func TestChat_whatIsSaidWhileTheServerIsDownIsSentOnce(t *testing.T) {
+	for name, bus := range map[string]string{"mem": "mem:", "nats": ""} {
+		t.Run(name, func(t *testing.T) {
+			c := startExample(t, chatroom, "-bus", bus, "-data", t.TempDir())
+			ann := newPerson(t)
+			ann.mayBeOffline()
+			ann.enterChat(c)
+			ann.say("stored")
+			ann.waitLines("stored")
+			c.kill()
+			ann.say("one")
+			ann.say("two")
+			ann.typeText("three")
+			require.Equal(t, "three", value(ann, "#text"))
+			c.start()
+			want := []string{"stored", "one", "two"}
+			if name == "mem" {
+				want = want[1:] // memory forgets
+			}
+			ann.waitLines(want...)
+			ann.waitSent()
+			require.Equal(t, "three", value(ann, "#text"))
+			ann.do(chromedp.Reload())
+			ann.waitOpen()
+			ann.waitLines(want...)
+		})
+	}
+}
+
+// TestChat_aMessageThatTheServerStoredAndDidntAnswerIsThereOnce loses the answer: the server is
+// stopped, gets the message into its socket, and is killed. Whether it has stored it is up to
+// its timing; that it is there once isn't.
+func TestChat_aServerKilledWhileItIsSpokenToKeepsEachMessageOnce(t *testing.T) {
+	c := startExample(t, chatroom, "-data", t.TempDir())
+	ann := newPerson(t)
+	ann.mayBeOffline()
+	ann.enterChat(c)
+	var want []string
+	for i := range 5 {
+		line := fmt.Sprint("round ", i)
+		want = append(want, line)
+		ann.focus("#text")
+		ann.typeText(line + "\r")
+		c.kill() // about when it is stored and answered
+		c.start()
+		ann.waitLines(want...)
+		ann.waitSent()
+	}
+	require.Equal(t, want, ann.lines())
+}
+
+func TestChat_aServerThatEndsInOrderIsComeBackTo(t *testing.T) {
+	c := startExample(t, chatroom, "-data", t.TempDir())
+	ann := newPerson(t)
+	ann.mayBeOffline()
+	ann.enterChat(c)
+	ann.say("before")
+	ann.waitLines("before")
+	require.NoError(t, c.cmd.Process.Signal(syscall.SIGTERM))
+	eventually(t, "its end", func() bool { return closed(c.ended) })
+	require.Zero(t, c.cmd.ProcessState.ExitCode(), c.output)
+	c.start()
+	ann.say("after")
+	ann.waitLines("before", "after")
+}
+
+func TestChat_twentyTabsOfOneBrowser(t *testing.T) {
+	c := startExample(t, chatroom, "-bus", "mem:")
+	first := newPerson(t)
+	first.enterChat(c)
+	tabs := []*tab{first}
+	for range 19 {
+		b := first.another()
+		b.enterChat(c)
+		tabs = append(tabs, b)
+	}
+	tabs[19].say("from the last")
+	tabs[0].waitLines("from the last")
+	tabs[0].say("from the first")
+	for _, b := range tabs {
+		b.waitLines("from the last", "from the first")
+	}
+}
+
+func TestChat_twentyNavigationsAndBack(t *testing.T) {
+	c := startExample(t, chatroom, "-bus", "mem:")
+	ann := newPerson(t)
+	for i := range 20 {
+		ann.open(fmt.Sprintf("%s/?visit=%d", c.url, i)) // the one before goes into the back/forward cache
+		ann.waitOpen()
+		if i%5 == 0 {
+			ann.say(fmt.Sprint("visit ", i))
+			ann.waitSent()
+		}
+	}
+	want := []string{"visit 0", "visit 5", "visit 10", "visit 15"}
+	for i := 18; i >= 15; i-- {
+		ann.back(fmt.Sprintf("%s/?visit=%d", c.url, i))
+		ann.waitOpen()
+		ann.waitLines(want...)
+	}
+	ann.say("back again")
+	ann.waitLines(append(want, "back again")...)
+}
+
+func TestChat_theLogStaysAtItsEndAndShowsFifty(t *testing.T) {
+	c := startExample(t, chatroom, "-bus", "mem:")
+	ann := newPerson(t)
+	ann.enterChat(c)
+	var want []string
+	for i := range 60 {
+		want = append(want, fmt.Sprint("line ", i))
+	}
+	for _, line := range want {
+		ann.say(line)
+	}
+	ann.waitLines(want[10:]...)
+	ann.waitFor("(l => l.scrollHeight > l.clientHeight && l.scrollHeight - l.scrollTop - l.clientHeight < 2)(document.querySelector('[role=log]'))")
+	ann.do(chromedp.Reload())
+	ann.waitOpen()
+	ann.waitLines(want[10:]...)
+	ann.waitFor("(l => l.scrollHeight > l.clientHeight && l.scrollHeight - l.scrollTop - l.clientHeight < 2)(document.querySelector('[role=log]'))")
+}
+
+func TestChat_whatCantWorkIsSaidInALine(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	used, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer used.Close()
+	locked := t.TempDir()
+	startExample(t, chatroom, "-data", locked)
+	free := freeAddress(t)
+	for name, test := range map[string]struct {
+		args []string
+		want string
+	}{
+		"used port":         {[]string{"-bus", "mem:", "-addr", used.Addr().String()}, "address already in use"},
+		"bad address":       {[]string{"-bus", "mem:", "-addr", "nowhere"}, "want host:port"},
+		"unknown host":      {[]string{"-bus", "mem:", "-addr", "host.invalid:80"}, "can't listen"},
+		"locked directory":  {[]string{"-addr", free, "-data", locked}, "locked"},
+		"file as directory": {[]string{"-addr", free, "-data", file}, "not a directory"},
+		"file above":        {[]string{"-addr", free, "-data", file + "/below"}, "not a directory"},
+		"unknown scheme":    {[]string{"-addr", free, "-bus", "kafka:x"}, "kafka"},
+		"no scheme":         {[]string{"-addr", free, "-bus", "localhost"}, "localhost"},
+		"bad parameter":     {[]string{"-addr", free, "-bus", "mem:?tick=soon"}, "tick"},
+		"unknown parameter": {[]string{"-addr", free, "-bus", "mem:?tack=1ms"}, "tack"},
+		"a space in it":     {[]string{"-addr", free, "-bus", "nats://a b:4222"}, "a b"},
+		"nobody there":      {[]string{"-addr", free, "-bus", "nats://127.0.0.1:1"}, "is the server running"},
+		"unknown flag":      {[]string{"-colour"}, "-h shows the flags"},
+		"unexpected word":   {[]string{"serve"}, "unexpected \"serve\""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := fails(t, chatroom, test.args...)
+			require.Contains(t, out, test.want)
+			require.NotContains(t, out, "\n", "one line")
+			require.True(t, strings.HasPrefix(out, "nats-chatroom: "), out)
+			t.Log(out)
+		})
+	}
+}

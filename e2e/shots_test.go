@@ -1,0 +1,113 @@
+package e2e
+
+import (
+	"context"
+	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+)
+
+// looks are the ways in which pages are looked at.
+var looks = []struct {
+	name          string
+	width, height int64
+	scheme        string
+}{
+	{"phone-light", 320, 640, "light"},
+	{"phone-dark", 320, 640, "dark"},
+	{"wide-light", 1280, 800, "light"},
+	{"wide-dark", 1280, 800, "dark"},
+}
+
+// look changes the tab's size and colours.
+func (b *tab) look(width, height int64, scheme string) {
+	b.t.Helper()
+	b.do(chromedp.EmulateViewport(width, height))
+	ctx, cancel := context.WithTimeout(b.ctx, patience)
+	defer cancel()
+	_, err := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
+		Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}},
+	})
+	require.NoError(b.t, err)
+}
+
+// fits fails the test when the page is wider than its window, or when something that one
+// taps is too small for a finger or makes a phone zoom in.
+func (b *tab) fits() {
+	b.t.Helper()
+	require.LessOrEqual(b.t, eval[int](b, "document.documentElement.scrollWidth - innerWidth"), 0, "it scrolls sideways")
+	require.Empty(b.t, eval[[]string](b, `[...document.querySelectorAll('button, input, a, select, textarea')]
+		.map(e => [e, e.getBoundingClientRect()]).filter(([e, r]) => r.width && (r.height < 44 || r.width < 44))
+		.map(([e, r]) => e.outerHTML.slice(0, 80) + ' ' + r.width + 'x' + r.height)`), "too small to be hit")
+	require.Empty(b.t, eval[[]string](b, `[...document.querySelectorAll('input, select, textarea')]
+		.filter(e => parseFloat(getComputedStyle(e).fontSize) < 16).map(e => e.outerHTML)`), "a phone zooms in")
+	require.Empty(b.t, eval[[]string](b, contrastJS), "contrast below 4.5:1")
+}
+
+// contrastJS finds texts that are hard to read on what is behind them.
+const contrastJS = `(() => {
+	const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+	const rgb = c => {
+		canvas.clearRect(0, 0, 1, 1);
+		canvas.fillStyle = c;
+		canvas.fillRect(0, 0, 1, 1);
+		return [...canvas.getImageData(0, 0, 1, 1).data];
+	};
+	const light = c => c.slice(0, 3).map(v => v / 255).map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+		.reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+	const behind = e => {
+		for (; e; e = e.parentElement) {
+			const c = rgb(getComputedStyle(e).backgroundColor);
+			if (c[3] === 255) return c;
+		}
+		return [255, 255, 255];
+	};
+	const bad = [];
+	const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+	for (let n = walk.nextNode(); n; n = walk.nextNode()) {
+		const e = n.parentElement;
+		if (!n.data.trim() || !e.getClientRects().length) continue;
+		const a = light(rgb(getComputedStyle(e).color)), b = light(behind(e));
+		const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+		if (ratio < 4.5) bad.push(n.data + ' ' + ratio.toFixed(2) + ' ' + e.outerHTML.slice(0, 80));
+	}
+	return bad;
+})()`
+
+func TestChat_looksRightEverywhere(t *testing.T) {
+	c := startExample(t, chatroom, "-data", t.TempDir())
+	ann, bob := newPerson(t), newPerson(t)
+	ann.mayBeOffline()
+	ann.enterChat(c)
+	bob.enterChat(c)
+	for _, l := range looks {
+		ann.look(l.width, l.height, l.scheme)
+		ann.fits()
+		ann.picture("chat-empty-" + l.name)
+	}
+	bob.say("Has anybody tried the new iterator functions?")
+	bob.say("I have a list of a thousand rows, and only what changes is sent: it feels instant.")
+	ann.say("Yes! https://go.dev/blog/range-functions is a good start, and " +
+		"anextremelylongwordwithoutanyspaceinitthathastobebrokensomewhereoritmakesthepagescroll works, too.")
+	bob.say("👍")
+	ann.say("See you tomorrow.")
+	ann.waitFor("document.querySelectorAll('[role=log] li').length === 5")
+	for _, l := range looks {
+		ann.look(l.width, l.height, l.scheme)
+		ann.fits()
+		ann.picture("chat-talk-" + l.name)
+	}
+	ann.js("text.value = 'x'.repeat(5000); text.dispatchEvent(new Event('input', {bubbles: true}))")
+	ann.say("")
+	ann.waitText("[role=alert]", "is the limit")
+	c.kill()
+	ann.waitText("#jitney-status", "No connection")
+	for _, l := range looks {
+		ann.look(l.width, l.height, l.scheme)
+		ann.waitFor("document.getAnimations().every(a => a.playState === 'finished')")
+		ann.fits()
+		ann.picture("chat-trouble-" + l.name)
+	}
+}
