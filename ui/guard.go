@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 )
 
 // policy lets a page use what its server serves, and nothing else.
@@ -26,6 +27,10 @@ func (v *App) guard(next http.Handler) http.Handler {
 		header.Set("Referrer-Policy", "same-origin")
 		header.Set("Cross-Origin-Opener-Policy", "same-origin")
 		header.Set("Cross-Origin-Resource-Policy", "same-origin")
+		// A reader that stops must not hold the connection for ever. Streams set their own deadlines.
+		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(v.limits.response)); err != nil {
+			v.log.Debug("ui: no deadline for a response", "error", err)
+		}
 		if probe := r.URL.Path == "/healthz" || r.URL.Path == "/readyz"; probe {
 			next.ServeHTTP(w, r)
 			return

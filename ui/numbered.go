@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,9 +121,9 @@ func (t *tab) act(r *run, a numbered) {
 
 func (t *tab) perform(a numbered) error {
 	var fn func() error
-	var index int
-	if _, err := fmt.Sscanf(a.Action, "a%d", &index); err == nil && index >= 1 && index <= len(t.actions) {
-		fn = t.actions[index-1]
+	number, _ := strings.CutPrefix(a.Action, "a")
+	if i, err := strconv.Atoi(number); err == nil && i >= 1 && i <= len(t.actions) {
+		fn = t.actions[i-1]
 	}
 	if fn == nil {
 		return fmt.Errorf("the page has no action %q; reload it", a.Action)

@@ -78,7 +78,8 @@ type limits struct {
 	unattached  time.Duration // life of a tab whose document never connects
 	heartbeat   time.Duration
 	unseen      time.Duration // a stream that nobody says to have read is closed
-	write       time.Duration // for one write to a stream
+	write       time.Duration // for one write to a stream, and for a body to arrive
+	response    time.Duration // for a response that isn't a stream
 	slot        time.Duration // a view that renders for longer gives its place to others
 	publish     time.Duration
 	subscribe   time.Duration
@@ -98,6 +99,7 @@ var defaultLimits = limits{
 	heartbeat:   15 * time.Second,
 	unseen:      45 * time.Second,
 	write:       10 * time.Second,
+	response:    time.Minute,
 	slot:        250 * time.Millisecond,
 	publish:     10 * time.Second,
 	subscribe:   30 * time.Second,

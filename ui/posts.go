@@ -35,8 +35,16 @@ func (v *App) read(w http.ResponseWriter, r *http.Request, into any) bool {
 		return false
 	}
 	// A body that trickles in must not hold the connection for ever.
-	if err := http.NewResponseController(w).SetReadDeadline(time.Now().Add(v.limits.write)); err != nil {
+	rc := http.NewResponseController(w)
+	if err := rc.SetReadDeadline(time.Now().Add(v.limits.write)); err != nil {
 		v.log.Debug("ui: no deadline for a body", "error", err)
+	} else {
+		defer func() {
+			// The server goes on reading, to learn of a browser that goes away.
+			if err := rc.SetReadDeadline(time.Time{}); err != nil {
+				v.log.Debug("ui: the deadline of a body stays", "error", err)
+			}
+		}()
 	}
 	var body bytes.Buffer
 	if _, err := body.ReadFrom(http.MaxBytesReader(w, r.Body, v.opts.MaxBody)); err != nil {

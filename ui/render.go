@@ -35,6 +35,9 @@ func (t *tab) begin(c *Context, report func(document) bool) {
 		t.log.Error("ui: page without a view")
 	}
 	t.ready = true
+	t.mu.Lock()
+	t.stale = false // what was synced so far is in the view that comes now
+	t.mu.Unlock()
 	if err != nil && t.view == nil {
 		t.view = func() g.Node { return failure(err) }
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -83,7 +84,7 @@ func (v *App) Serve(ctx context.Context) (err error) {
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	v.listening(listener.Addr())
-	v.log.Info("ui: listening", "address", "http://"+listener.Addr().String())
+	v.log.Info("ui: listening", "address", v.address(listener.Addr()))
 	select {
 	case err = <-served:
 		err = fmt.Errorf("ui: the server ended by itself: %w", err)
@@ -91,6 +92,18 @@ func (v *App) Serve(ctx context.Context) (err error) {
 		v.log.Info("ui: shutting down")
 	}
 	return errors.Join(err, v.shutdown(context.WithoutCancel(ctx), server))
+}
+
+// address is where people find the server.
+func (v *App) address(listening net.Addr) string {
+	host, port, err := net.SplitHostPort(listening.String())
+	if err != nil {
+		return listening.String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() || strings.HasPrefix(v.opts.ServerAddress, "localhost:") {
+		host = "localhost"
+	}
+	return "http://" + net.JoinHostPort(host, port)
 }
 
 // shutdown ends streams, requests, actions and tabs, in this order.

@@ -17,6 +17,7 @@ import (
 	g "maragu.dev/gomponents"
 	h "maragu.dev/gomponents/html"
 
+	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/ui"
 )
 
@@ -181,6 +182,57 @@ func TestStream_beatsAndIsClosedWhenNobodySaysToHaveSeenIt(t *testing.T) {
 	<-st.ended // now that nobody says so
 }
 
+// connectSlowly opens a stream whose connection takes little at a time, and returns it, with its headers read.
+func (b *browser) connectSlowly(d *doc) *bufio.Reader {
+	b.Helper()
+	host := strings.TrimPrefix(b.base, "http://")
+	conn, err := net.Dial("tcp", host)
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, conn.Close()) })
+	require.NoError(b, conn.(*net.TCPConn).SetReadBuffer(4096))
+	req, err := http.NewRequest("GET", b.base+"/_ui/stream?w=worker-1&s=1&t="+d.entry(), nil)
+	require.NoError(b, err)
+	for _, cookie := range b.client.Jar.Cookies(req.URL) {
+		req.AddCookie(cookie)
+	}
+	require.NoError(b, req.Write(conn))
+	r := bufio.NewReaderSize(conn, 1<<10)
+	for line := ""; line != "\r\n"; {
+		line, err = r.ReadString('\n')
+		require.NoError(b, err)
+	}
+	return r
+}
+
+func TestStream_slowReaderGetsFewFramesAndTheNewest(t *testing.T) {
+	var handled atomic.Int32
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			n := 0
+			ui.Subscribe(c, "chat.>", func(message) { n++; handled.Add(1); c.Sync() })
+			c.View(func() g.Node {
+				return h.Div(g.Raw(strings.Repeat(fmt.Sprintf("<p>%d</p>", n), 10_000)), g.Textf("n=%d.", n))
+			})
+		})
+	})
+	b := s.browser()
+	r := b.connectSlowly(b.open("/"))
+	for range 500 {
+		require.NoError(t, bus.Publish(context.Background(), s.bus, "chat.x", message{}))
+	}
+	s.eventually(func() bool { return handled.Load() == 500 }, "all are handled while nobody reads")
+	frames := 0
+	for {
+		line, err := r.ReadString('\n')
+		require.NoError(t, err)
+		frames += strings.Count(line, `"html"`)
+		if strings.Contains(line, "n=500.") {
+			break
+		}
+	}
+	require.Less(t, frames, 20)
+}
+
 func TestStream_stuckReaderHarmsNobody(t *testing.T) {
 	big := strings.Repeat("<p>all the same</p>", 20_000)
 	s := serve(t, ui.Options{TabTTL: time.Millisecond}, ui.Shorten{Write: 200 * time.Millisecond, Unattached: time.Minute}, func(v *ui.App) {
@@ -195,21 +247,7 @@ func TestStream_stuckReaderHarmsNobody(t *testing.T) {
 	})
 	b := s.browser()
 	d := b.open("/big")
-	conn, err := net.Dial("tcp", strings.TrimPrefix(s.base, "http://"))
-	require.NoError(t, err)
-	defer conn.Close()
-	require.NoError(t, conn.(*net.TCPConn).SetReadBuffer(4096))
-	request := fmt.Sprintf("GET /_ui/stream?w=worker-1&s=1&t=%s HTTP/1.1\r\nHost: %s\r\n", d.entry(), strings.TrimPrefix(s.base, "http://"))
-	res, err := http.NewRequest("GET", s.base, nil)
-	require.NoError(t, err)
-	for _, cookie := range b.client.Jar.Cookies(res.URL) {
-		request += "Cookie: " + cookie.String() + "\r\n"
-	}
-	_, err = fmt.Fprint(conn, request+"\r\n")
-	require.NoError(t, err)
-	line, err := bufio.NewReaderSize(conn, 16).ReadString('\n')
-	require.NoError(t, err)
-	require.Contains(t, line, "200 OK")
+	b.connectSlowly(d)
 
 	ann := s.browser().open("/")
 	ann.connect("worker-2", 1, ann)
@@ -223,7 +261,7 @@ func TestStream_stuckReaderHarmsNobody(t *testing.T) {
 	s.eventually(func() bool { return s.app.Streams() == 1 && s.app.Tabs() == 1 }, "the stuck one is cut off and its tab ends")
 }
 
-func TestStream_slowReaderGetsTheNewestView(t *testing.T) {
+func TestSync_busyTabGetsFewerAndNewerFrames(t *testing.T) {
 	var views atomic.Int32
 	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
 		v.Page("/", func(c *ui.Context) {
