@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/driver"
@@ -226,7 +225,8 @@ func (t *tail) start(ctx context.Context) error {
 	t.mu.Lock()
 	t.run++
 	run := t.run
-	t.consumed, t.heard, t.name = 0, time.Now(), "jitney-"+nuid.Next()
+	// An inbox is unique, and so is a name that is made of it.
+	t.consumed, t.heard, t.name = 0, time.Now(), "jitney-"+strings.NewReplacer("_INBOX.", "", ".", "-").Replace(inbox)
 	after, consumer := t.after, t.name
 	t.mu.Unlock()
 	sub, err := t.b.nc.Subscribe(inbox, func(m *nats.Msg) { t.receive(run, m) })
