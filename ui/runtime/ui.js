@@ -697,7 +697,10 @@
   status.setAttribute('role', 'status');
   const alerts = document.createElement('div');
   alerts.id = 'jitney-alerts';
-  document.body.append(status, alerts);
+  const notices = document.createElement('div');
+  notices.id = 'jitney-notices';
+  notices.append(status, alerts);
+  document.body.append(notices);
   let banner = 0;
 
   function state(now) {
