@@ -252,9 +252,61 @@ func TestChat_whatIsSaidWhileTheServerIsDownIsSentOnce(t *testing.T) {
 	}
 }
 
-// TestChat_aMessageThatTheServerStoredAndDidntAnswerIsThereOnce loses the answer: the server is
-// stopped, gets the message into its socket, and is killed. Whether it has stored it is up to
-// its timing; that it is there once isn't.
+// TestChat_aMessageWhoseAnswerIsLostIsThereOnce lets the server store a message, loses the
+// answer, and in the worse case kills the server before the browser can ask again.
+func TestChat_aMessageWhoseAnswerIsLostIsThereOnce(t *testing.T) {
+	for name, kill := range map[string]bool{"the server lives": false, "the server is killed": true} {
+		t.Run(name, func(t *testing.T) {
+			c := startExample(t, chatroom, "-data", t.TempDir())
+			p := startProxy(t, c.url)
+			ann, bob := newPerson(t), newPerson(t)
+			ann.mayBeOffline()
+			bob.enterChat(c)
+			ann.open(p.url)
+			ann.waitOpen()
+			p.setLose(true)
+			ann.say("once")
+			eventually(t, "the loss", p.hasLost)
+			bob.waitLines("once")
+			if kill {
+				bob.mayBeOffline()
+				c.kill()
+				c.start()
+			}
+			p.setLose(false)
+			ann.waitSent()
+			ann.say("twice")
+			ann.waitLines("once", "twice")
+			bob.waitLines("once", "twice")
+		})
+	}
+}
+
+func TestChat_onlyWhatChangedTravels(t *testing.T) {
+	c := startExample(t, chatroom, "-bus", "mem:")
+	p := startProxy(t, c.url)
+	ann, bob := newPerson(t), newPerson(t)
+	ann.open(p.url)
+	ann.waitOpen()
+	bob.enterChat(c)
+	var want []string
+	for i := range 60 {
+		line := fmt.Sprintf("Zeile %d: 😀 <&> \"quoted\"", i)
+		want = append(want, line)
+		bob.say(line)
+		ann.waitLines(want[max(0, len(want)-50):]...)
+	}
+	streams, events := p.seen()
+	require.Equal(t, 1, streams, "every frame has fitted")
+	require.Contains(t, events[0], `"html"`)
+	for _, e := range events[1:] {
+		require.Contains(t, e, `"edits"`)
+		require.Less(t, len(e), 800, e)
+	}
+}
+
+// TestChat_aServerKilledWhileItIsSpokenToKeepsEachMessageOnce kills the server at about the
+// time when it stores a message or answers.
 func TestChat_aServerKilledWhileItIsSpokenToKeepsEachMessageOnce(t *testing.T) {
 	c := startExample(t, chatroom, "-data", t.TempDir())
 	ann := newPerson(t)

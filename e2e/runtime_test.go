@@ -324,6 +324,86 @@ func TestConnection_tabsShareOneStream(t *testing.T) {
 	eventually(t, "a stream of one tab", func() bool { return len(f.lastStream().query["t"]) == 1 })
 }
 
+// fasterClock lets the clock and the timers of intervals of a page run fifty times as fast.
+const fasterClock = `(() => {
+	const began = Date.now(), real = Date.now.bind(Date), every = setInterval;
+	Date.now = () => began + (real() - began) * 50;
+	window.setInterval = (f, ms) => every(f, ms / 50);
+})()`
+
+func TestConnection_aWorkerThatHangsIsReplaced(t *testing.T) {
+	f := &fake{t: t, body: "<p>x</p>"}
+	b := newPerson(t)
+	f.serve()
+	b.beforeLoad(fasterClock)
+	b.beforeLoad("{ const Real = SharedWorker; window.SharedWorker = function (url, o) { return o.name === 'jitney 0' ? {port: new MessageChannel().port1} : new Real(url, o) } }")
+	b.open(f.srv.URL)
+	b.waitFor("document.documentElement.dataset.ui === 'open'")
+}
+
+func TestAction_thatIsTooOldIsNotSentAgain(t *testing.T) {
+	f := &fake{t: t, body: sayForm, signals: map[string]any{"s1": ""}}
+	f.answer = func(p post) (int, any) {
+		if p.N == 1 {
+			return http.StatusBadGateway, "a proxy's page"
+		}
+		return http.StatusOK, f.ok(p)
+	}
+	b := newPerson(t)
+	b.mayBeOffline()
+	f.serve()
+	b.beforeLoad("{ const real = Date.now.bind(Date); window.later = 0; Date.now = () => real() + later }")
+	b.open(f.srv.URL)
+	b.waitFor("document.documentElement.dataset.ui === 'open'")
+	b.focus("#in")
+	b.typeText("lost\r")
+	f.waitPosts("act", 2)
+	b.js("later = 101e3")
+	b.waitText("[role=alert]", "It may have been sent, or not.")
+	b.waitValue("#in", "lost")
+	f.mu.Lock()
+	f.posts = nil
+	f.mu.Unlock()
+	b.typeText("\r")
+	require.Equal(t, 2, f.waitPosts("act", 1)[0].N)
+	require.Equal(t, "lost", f.posted("act")[0].Signals["s1"][0])
+}
+
+func TestAction_changesOfChoicesAreSent(t *testing.T) {
+	f, b := newFake(t, `<select id="sel" data-bind="s1" data-on-change="a1"><option>one</option><option>two</option></select>
+		<label><input type="radio" name="r" value="x" data-bind="s2" checked>x</label><label><input id="y" type="radio" name="r" value="y" data-bind="s2" data-on-change="a2">y</label>
+		<input id="n" type="number" step="any" data-bind="s3" data-on-change="a3">`, map[string]any{"s1": "one", "s2": "x", "s3": 1})
+	b.focus("#sel")
+	b.typeText("t")
+	require.Equal(t, [2]any{"two", 1.0}, f.waitPosts("act", 1)[0].Signals["s1"])
+	b.click("#y")
+	require.Equal(t, [2]any{"y", 1.0}, f.waitPosts("act", 2)[1].Signals["s2"])
+	b.focus("#n")
+	b.js("document.activeElement.select()")
+	b.typeText("2.50\r")
+	require.Equal(t, 2.5, f.waitPosts("act", 3)[2].Signals["s3"][0])
+	require.Equal(t, "2.50", value(b, "#n"))
+}
+
+func TestFrame_movesTheFocus(t *testing.T) {
+	f, b := newFake(t, `<input id="a"><input id="b">`, nil)
+	b.focus("#a")
+	f.send(map[string]any{"tab": f.tab, "v": 1, "html": `<input id="a"><input id="b"><input id="c">`, "focus": "c"})
+	b.waitFor("document.activeElement.id === 'c'")
+}
+
+// TestFrame_aFloodIsShownWithoutWorkingItOff sends frames faster than they can be shown.
+func TestFrame_aFloodIsShownWithoutWorkingItOff(t *testing.T) {
+	f, b := newFake(t, "", nil)
+	b.js("window.changes = 0; new MutationObserver(() => changes++).observe(document.getElementById('jitney-root'), {subtree: true, childList: true, characterData: true})")
+	row := strings.Repeat(`<div><p class="x">text</p><p>more</p></div>`, 2000)
+	for i := range 200 {
+		f.show(fmt.Sprintf("<h1>%d</h1>%s<p>%d</p>", i, row, i))
+	}
+	b.waitText("h1", "199")
+	require.Less(t, eval[int](b, "changes"), 150)
+}
+
 // TestConnection_aPageHoldsItsStreamWhereThereIsNoSharedWorker covers Chrome on Android.
 func TestConnection_aPageHoldsItsStreamWhereThereIsNoSharedWorker(t *testing.T) {
 	for name, breakIt := range map[string]string{
