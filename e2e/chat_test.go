@@ -380,6 +380,25 @@ func TestChat_twentyNavigationsAndBack(t *testing.T) {
 	ann.waitLines(append(want, "back again")...)
 }
 
+func TestChat_backFindsTheHalfWrittenLine(t *testing.T) {
+	c := startExample(t, chatroom, "-bus", "mem:")
+	ann, bob := newPerson(t), newPerson(t)
+	ann.enterChat(c)
+	bob.enterChat(c)
+	ann.say("see you")
+	ann.waitLines("see you")
+	ann.waitSent()
+	ann.typeText("half")
+	ann.js("window.mark = 1")
+	ann.open(c.url + "/?elsewhere")
+	ann.waitOpen()
+	bob.say("meanwhile")
+	ann.back(c.url + "/")
+	ann.waitLines("see you", "meanwhile")
+	require.Equal(t, "half 1", eval[string](ann, "text.value + ' ' + window.mark"))
+	ann.waitOpen()
+}
+
 func TestChat_theLogStaysAtItsEndAndShowsFifty(t *testing.T) {
 	c := startExample(t, chatroom, "-bus", "mem:")
 	ann := newPerson(t)

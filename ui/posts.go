@@ -18,10 +18,10 @@ func encodeText(v any) string {
 	return string(data)
 }
 
-// reply answers with JSON.
+// reply answers with JSON. It says nothing about caching: nobody keeps the answer to a post, and for
+// a script that was answered "no-store" Chromium doesn't put its page into the back/forward cache.
 func reply(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	if _, err := w.Write([]byte(encodeText(v))); err != nil {
 		return // the browser asks again
