@@ -17,6 +17,7 @@ import (
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
 // patience is how long a test waits for what should come at once: the machine may be busy.
@@ -37,13 +38,18 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	stop := startChromium(filepath.Join(dir, "profile"))
-	defer stop()
 	if err := buildExamples(dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	return m.Run()
+	stop := startChromium(filepath.Join(dir, "profile"))
+	code := m.Run()
+	stop()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // startChromium starts the browser, or notes why there is none.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -416,6 +417,24 @@ func TestChat_theLogStaysAtItsEndAndShowsFifty(t *testing.T) {
 	ann.waitOpen()
 	ann.waitLines(want[10:]...)
 	ann.waitFor("(l => l.scrollHeight > l.clientHeight && l.scrollHeight - l.scrollTop - l.clientHeight < 2)(document.querySelector('[role=log]'))")
+}
+
+func TestChat_aDirectoryThatCantBeWrittenIsSaidInALine(t *testing.T) {
+	dir := t.TempDir()
+	if os.Geteuid() == 0 { // modes don't bind root
+		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "ro", "tmpfs", dir).CombinedOutput(); err != nil {
+			t.Skipf("can't make a read-only directory here: %v: %s", err, out)
+		}
+		t.Cleanup(func() { require.NoError(t, exec.Command("umount", dir).Run()) })
+	} else {
+		require.NoError(t, os.Chmod(dir, 0o500))
+	}
+	for _, data := range []string{dir, filepath.Join(dir, "below")} {
+		out := fails(t, chatroom, "-addr", freeAddress(t), "-data", data)
+		require.Regexp(t, "read-only|permission denied", out)
+		require.NotContains(t, out, "\n", "one line")
+		t.Log(out)
+	}
 }
 
 func TestChat_whatCantWorkIsSaidInALine(t *testing.T) {
