@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
@@ -275,14 +274,6 @@ func (b *tab) back(to string) {
 	b.t.Helper()
 	b.js("setTimeout(() => history.back())")
 	b.waitFor("location.href === " + quote(to))
-}
-
-func (b *tab) front() {
-	b.t.Helper()
-	ctx, cancel := context.WithTimeout(b.ctx, patience)
-	defer cancel()
-	_, err := chromedp.Call(ctx, page.BringToFront, cdp.Empty{})
-	require.NoError(b.t, err)
 }
 
 // picture saves what the tab shows as shots/NAME.png.

@@ -117,6 +117,13 @@ func TestMorph_unboundFieldsFollowChangedDefaultsOnly(t *testing.T) {
 	require.Equal(t, "z false one z z", values())
 }
 
+func TestMorph_optionsOfADatalistAreNotAField(t *testing.T) {
+	f, b := newFake(t, `<input list="l"><datalist id="l"><option value="a"></option></datalist>`, nil)
+	next := `<input list="l"><datalist id="l"><option value="b"></option><option value="c"></option></datalist>`
+	f.showIn(b, next)
+	require.Equal(t, next, eval[string](b, "document.getElementById('jitney-root').innerHTML"))
+}
+
 func TestMorph_duplicateIDsDoNoHarm(t *testing.T) {
 	f, b := newFake(t, `<ul><li id="a">1</li><li id="a">2</li><li id="b">3</li></ul>`, nil)
 	next := `<ul><li id="b">x</li><li id="a">y</li><li id="a">z</li><li id="a">w</li></ul>`

@@ -39,8 +39,13 @@ func TestFrame_splicesAreApplied(t *testing.T) {
 
 func TestFrame_whatDoesntFitIsAskedForAgain(t *testing.T) {
 	for name, spoil := range map[string]func(f *fake){
-		"another sum":  func(f *fake) { f.edit([][3]any{{3, 3, "two"}}, "<p>owt</p>") },
-		"another base": func(f *fake) { f.version++; f.edit([][3]any{{3, 3, "two"}}, "<p>two</p>") },
+		"another sum": func(f *fake) { f.edit([][3]any{{3, 3, "two"}}, "<p>owt</p>") },
+		"another base": func(f *fake) {
+			f.version++
+			for range 20 { // those that follow don't fit either
+				f.edit([][3]any{{3, 3, "two"}}, "<p>two</p>")
+			}
+		},
 		"a heartbeat names a later version": func(f *fake) {
 			f.send(map[string]any{"hb": true, "v": map[string]any{f.tab: f.version + 1}})
 		},
@@ -54,6 +59,7 @@ func TestFrame_whatDoesntFitIsAskedForAgain(t *testing.T) {
 			b.waitText("p", "one") // it stays until the whole view is there
 			f.showIn(b, "<p>two</p>")
 			b.waitText("p", "two")
+			require.Equal(t, 2, f.streamCount())
 		})
 	}
 }
@@ -408,6 +414,7 @@ func TestFrame_aFloodIsShownWithoutWorkingItOff(t *testing.T) {
 func TestConnection_aPageHoldsItsStreamWhereThereIsNoSharedWorker(t *testing.T) {
 	for name, breakIt := range map[string]string{
 		"there is none":    "delete window.SharedWorker",
+		"it isn't allowed": "window.SharedWorker = class { constructor() { throw new DOMException('no', 'SecurityError') } }",
 		"it doesn't start": "window.SharedWorker = class { constructor() { this.port = new MessageChannel().port1; setTimeout(() => this.onerror?.(new Event('error'))) } }",
 	} {
 		t.Run(name, func(t *testing.T) {

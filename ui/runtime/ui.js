@@ -1,6 +1,7 @@
 // The browser's half of a page: it shows what the server rendered, keeps what the user's
 // hands are on, and sends what the user does. The protocol is told in
-// docs/decisions/0002-wire.md, who owns which state in 0003-tab-state.md.
+// docs/decisions/0002-wire.md, who owns which state in 0003-tab-state.md. It is one file
+// because it is one request, and nothing is built.
 (() => {
   'use strict';
   const page = JSON.parse(document.querySelector('meta[name=jitney]')?.content || 'null');
@@ -98,14 +99,15 @@
 
   // ---- Events: one listener for each type; what an element does stands in its attributes.
 
-  const timers = new WeakMap();
+  const timers = new WeakMap(); // element -> {type: timer}
 
   function trigger(type, from) {
     const attr = `data-on-${type}`, el = from.closest?.(`[${attr}]`);
     if (!el || !root.contains(el)) return null;
     const go = () => act(el, el.getAttribute(attr), type);
-    clearTimeout(timers.get(el));
-    if (el.dataset.debounce) timers.set(el, setTimeout(go, Number(el.dataset.debounce)));
+    const waiting = timers.get(el) ?? {};
+    clearTimeout(waiting[type]);
+    if (el.dataset.debounce) timers.set(el, Object.assign(waiting, {[type]: setTimeout(go, Number(el.dataset.debounce))}));
     else go();
     return el;
   }
@@ -472,7 +474,7 @@
 
     // attributes makes o's those of n. It returns whether o is a field whose value belongs to the user.
     function attributes(o, n) {
-      const own = (o.nodeName === 'OPTION' ? o.closest('select') : o).hasAttribute('data-bind');
+      const own = (o.nodeName === 'OPTION' && o.closest('select') || o).hasAttribute('data-bind');
       const set = a => o.setAttributeNode(a.cloneNode()); // a parser takes names that setAttribute refuses
       const sync = (name, change) => {
         if (name === 'open' && said.has(o)) {
@@ -559,24 +561,32 @@
   // reload is for a page that has changed too much to be morphed. What was typed, and what
   // was not sent, is put back into the fields.
   async function reload() {
-    const last = JSON.parse(sessionStorage.getItem('jitney') || '{}');
-    if (Date.now() - (last.at || 0) < 10e3) await pause(most);
+    if (Date.now() - (stash()?.at || 0) < 10e3) await pause(most); // it has just been reloaded for the same reason
     const texts = [];
     for (const el of root.querySelectorAll('textarea[data-bind], input[data-bind]:not([type=checkbox], [type=radio], [type=hidden], [type=password])')) {
       const unsent = queue.map(a => a.taken[el.dataset.bind]).filter(Boolean);
       if (unsent.length || signals.get(el.dataset.bind)?.rev > 0) texts.push([name(el), [...unsent, el.value].filter(Boolean).join(' ')]);
     }
-    sessionStorage.setItem('jitney', JSON.stringify({at: Date.now(), href: location.href, texts, unsent: queue.length}));
+    stash({at: Date.now(), href: location.href, texts, unsent: queue.length});
     queue.length = 0;
     location.reload();
+  }
+
+  function stash(what) {
+    try {
+      if (what) sessionStorage.setItem('jitney', JSON.stringify(what));
+      return JSON.parse(sessionStorage.getItem('jitney'));
+    } catch {
+      return null; // a browser may be told to store nothing
+    }
   }
 
   const name = el => el.id ? `#${CSS.escape(el.id)}` : el.name ? `[name="${CSS.escape(el.name)}"]` : `[data-bind="${CSS.escape(el.dataset.bind)}"]`;
 
   function restore() {
-    const kept = JSON.parse(sessionStorage.getItem('jitney') || 'null');
+    const kept = stash();
     if (!kept?.texts || kept.href !== location.href) return;
-    sessionStorage.setItem('jitney', JSON.stringify({at: kept.at}));
+    stash({at: kept.at});
     for (const [selector, v] of kept.texts) {
       const el = root.querySelector(selector);
       if (el?.dataset.bind && signals.has(el.dataset.bind)) change(el.dataset.bind, v);
@@ -610,12 +620,17 @@
       window.jitneyConnect(channel.port2);
       port = channel.port1;
     } else {
-      const worker = new SharedWorker(page.worker, {name: `jitney ${generation}`});
-      worker.onerror = () => {
+      const fallBack = () => {
         direct = true;
-        connect();
+        return connect();
       };
-      port = worker.port;
+      try {
+        const worker = new SharedWorker(page.worker, {name: `jitney ${generation}`});
+        worker.onerror = fallBack;
+        port = worker.port;
+      } catch {
+        return fallBack(); // a browser that is told to store nothing allows none
+      }
     }
     port.onmessage = hear;
     hello();
@@ -640,7 +655,7 @@
     navigator.locks.request(lock, () => new Promise(done => {
       release = done;
       greet(lock);
-    }));
+    })).catch(() => greet(''));
   }
 
   function hear({data: m}) {
@@ -681,8 +696,10 @@
     readSilent();
     send({leave: true});
     release();
-    for (const a of queue) a.first ||= Date.now();
-    post(base + 'bye', 'bye', {tab, key, w, s, acts: opening ? [] : queue.map(wire)}, {keepalive: true}).catch(() => {});
+    const acts = opening ? [] : queue.map(wire);
+    while (JSON.stringify(acts).length > 60e3) acts.pop(); // more than 64 KB isn't sent by a page that is left
+    acts.forEach((_, i) => queue[i].first ||= Date.now());
+    post(base + 'bye', 'bye', {tab, key, w, s, acts}, {keepalive: true}).catch(() => {});
   });
   addEventListener('pageshow', ev => {
     if (!ev.persisted) return;

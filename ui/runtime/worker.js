@@ -9,7 +9,7 @@
   'use strict';
   const least = 250, most = 8000; // ms between two attempts
   const silence = 40e3; // the server beats every 15 s
-  const docs = new Set(); // {port, tab, key, v, lock, at}; tab is null while it has left
+  const docs = new Set(); // {port, tab, key, v, lock, at, behind}; tab is null while it has left
   let base, name; // the address of /_ui/, and our name for the server (w)
   let source = null, count = 0; // the stream, and how many there were (s)
   let timer = 0, delay = least, resyncs = 0, since = 0, heard = Date.now();
@@ -26,6 +26,7 @@
     source = null;
     const here = [...docs].filter(d => d.tab);
     if (!here.length) return;
+    for (const d of here) d.behind = false;
     const url = new URL('stream', base), s = ++count;
     url.search = `w=${name}&s=${s}` + here.map(d => `&t=${d.tab}.${d.key}.${d.v}`).join('');
     const es = source = new EventSource(url);
@@ -70,7 +71,7 @@
     delay = least;
     if (ev.hb) return beat(ev.v || {});
     const d = [...docs].find(d => d.tab === ev.tab);
-    if (!d) return;
+    if (!d || d.behind) return;
     if (ev.left) { // the tab went to another stream; take it back only from an older one
       if (ev.s < count) soon(delay);
       else d.tab = null;
@@ -97,6 +98,8 @@
   // Asks for a tab's whole view again. It waits longer each time, since a view that never
   // fits its sum would otherwise be a busy loop.
   function behind(d) {
+    if (d.behind) return;
+    d.behind = true; // what is still under way to it is of no use
     d.v = 0;
     soon(Math.min(5 * 4 ** resyncs++, most));
     setTimeout(() => resyncs--, 30e3);
@@ -132,14 +135,16 @@
       if (m.resync) behind(d);
       if (m.wake) {
         port.postMessage({alive: true});
-        if (!source || Date.now() - heard > silence) open();
+        if (!source) open();
+        else listen();
       }
     };
   }
 
-  setInterval(() => {
-    if (source && Date.now() - heard > silence) open();
-  }, 10e3);
+  function listen() {
+    if (source && Date.now() - heard > silence) lost(0);
+  }
+  setInterval(listen, 10e3);
 
   if ('onconnect' in self) self.onconnect = ev => connect(ev.ports[0]);
   else self.jitneyConnect = connect;
