@@ -123,5 +123,6 @@ type Problem struct {
 // ErrorHook receives problems. The hook of a bus (an OpenOption) runs on a goroutine of
 // its own behind a bounded queue; what doesn't fit is logged and counted. The hook of a
 // subscription replaces it there and runs in turn with the handler, so that a hole is told before the
-// next message. A hook that panics or is slow delays nobody else.
+// next message. A hook that panics or is slow delays nobody else. A hook must not wait for the
+// end of its own subscription or bus: Unsubscribe and Close belong on a goroutine of their own there.
 type ErrorHook func(p Problem)

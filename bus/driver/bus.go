@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -39,6 +40,8 @@ type Bus struct {
 	acked     map[string]*atomic.Uint64 // by stream and epoch: the last own acknowledgement
 	moving    bool                      // an own EnsureStreams is changing what captures what
 	moved     []*subscription           // whose pattern it concerns
+	settled   chan struct{}             // closed when it is through
+	reported  map[string]bool           // where messages broke the grammar, which is told once
 	calls     int                       // running calls from outside handlers
 	idle      chan struct{}             // not nil while Close waits for calls to be 0
 	closing   bool
@@ -69,6 +72,7 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 		feeds:     map[string]*feed{},
 		listeners: map[string]*listener{},
 		acked:     map[string]*atomic.Uint64{},
+		reported:  map[string]bool{},
 		closed:    make(chan struct{}),
 	}
 	b.life, b.endLife = context.WithCancelCause(context.Background())
@@ -93,6 +97,15 @@ func (b *Bus) Changed() {
 
 // Report tells the error hook of the bus. It doesn't wait.
 func (b *Bus) Report(p bus.Problem) { b.hooks.report(p) }
+
+// firstReport reports whether something is to be told about a source of messages for the first time.
+func (b *Bus) firstReport(source string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first := !b.reported[source]
+	b.reported[source] = true
+	return first
+}
 
 // insideKey marks the contexts of a bus's handlers.
 type insideKey struct{ *Bus }
@@ -217,15 +230,38 @@ func (b *Bus) dispatch(ctx context.Context, p *Publication, o *bus.PublishOption
 			return bus.ErrNoStream
 		}
 		var err error
-		if t, err = b.refresh.get(ctx); err != nil {
+		if t, err = b.lookAgain(ctx); err != nil {
 			return err
 		}
 	}
 }
 
+// lookAgain renews the table.
+func (b *Bus) lookAgain(ctx context.Context) (*table, error) {
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	t, err := b.refresh.get(ctx)
+	return t, cause(ctx, err)
+}
+
 // send hands p to the transport, unless an EnsureStreams has made its subject a captured one meanwhile.
 func (b *Bus) send(ctx context.Context, p *Publication) (sent bool, err error) {
-	b.sending.RLock()
+	for !b.sending.TryRLock() {
+		b.mu.Lock()
+		settled := b.settled
+		b.mu.Unlock()
+		if settled == nil {
+			runtime.Gosched() // it is just beginning or just over
+			continue
+		}
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-b.life.Done():
+			return false, bus.ErrClosed
+		}
+	}
 	defer b.sending.RUnlock()
 	if _, captured := b.table.Load().captures(p.Subject); captured {
 		return false, nil
@@ -377,8 +413,17 @@ func (b *Bus) ensureStream(ctx context.Context, cfg bus.StreamConfig, exists boo
 // move changes a stream while nothing is sent past it, and has the subscriptions that it
 // concerns receive from it, from behind a sequence.
 func (b *Bus) move(ctx context.Context, cfg bus.StreamConfig, after uint64) error {
+	b.mu.Lock()
+	b.settled = make(chan struct{})
+	b.mu.Unlock()
 	b.sending.Lock()
-	defer b.sending.Unlock()
+	defer func() {
+		b.sending.Unlock()
+		b.mu.Lock()
+		close(b.settled)
+		b.settled = nil
+		b.mu.Unlock()
+	}()
 	// What was sent as uncaptured must arrive before it would be taken for a copy of something captured.
 	if err := b.backend.Flush(ctx); err != nil {
 		return err
@@ -390,6 +435,9 @@ func (b *Bus) move(ctx context.Context, cfg bus.StreamConfig, after uint64) erro
 	var t *table
 	if err == nil {
 		t, err = b.refresh.get(ctx)
+	}
+	if err != nil {
+		b.Changed() // the stream may be there all the same
 	}
 	b.mu.Lock()
 	moved := b.moved

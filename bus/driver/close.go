@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
@@ -224,10 +225,12 @@ func (b *Bus) endFeeds() {
 		}
 	}
 	b.mu.Unlock()
+	var ended sync.WaitGroup
 	for _, f := range feeds {
-		f.end()
+		ended.Go(f.end)
 	}
 	for _, n := range listeners {
-		n.end()
+		ended.Go(n.end)
 	}
+	ended.Wait()
 }

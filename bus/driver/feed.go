@@ -35,6 +35,7 @@ type feed struct {
 
 	config atomic.Pointer[Stream] // the stream as it was last seen
 	newest atomic.Uint64          // head, for those who don't hold mu
+	stored atomic.Int64           // bytes of all messages that were delivered, from 1
 
 	mu      sync.Mutex // before any subscription's
 	run     int        // counts tails: what a stopped one still delivers is dropped
@@ -53,8 +54,7 @@ type feed struct {
 	ringAfter uint64
 	ringSize  int
 
-	moved    chan struct{} // closed and replaced when head moves, if somebody waits
-	reported bool          // a foreign message that breaks the grammar
+	moved chan struct{} // closed and replaced when head moves, if somebody waits
 }
 
 // acquire returns the feed of a stream, running, and counts its user until release.
@@ -179,6 +179,7 @@ func (f *feed) tryStart(run int) error {
 		}
 	}
 	f.epoch, f.head, f.ring, f.ringAfter, f.ringSize = st.Epoch, st.Last, nil, st.Last, 0
+	f.stored.Store(max(1, f.stored.Load()))
 	f.mu.Unlock()
 	f.config.Store(&s)
 	f.newest.Store(st.Last)
@@ -264,7 +265,9 @@ func (f *feed) restart(run int) {
 	run, stop := f.run, f.stop
 	f.stop, f.ready = nil, make(chan struct{})
 	f.mu.Unlock()
+	f.b.ending.Add(1)
 	go func() {
+		defer f.b.ending.Done()
 		if stop != nil {
 			stop()
 		}
@@ -332,12 +335,15 @@ func (f *feed) deliver(run int, entries []Entry) {
 		f.head = seq
 		f.newest.Store(seq)
 		f.remember(e.Message)
+		size := f.stored.Load()
+		f.stored.Add(f.b.limits.StoredSize(e.Message.Subject, e.Message.Header, e.Message.Data))
 		if !f.acceptable(e.Message) {
 			continue
 		}
+		it := item{m: e.Message, at: now, before: size}
 		f.matches = f.index.Match(e.Message.Subject, f.matches[:0])
 		for _, l := range f.matches {
-			l.push(e.Message, now, before)
+			l.push(it, before)
 		}
 	}
 	if f.moved != nil {
@@ -352,8 +358,7 @@ func (f *feed) acceptable(m *bus.Message) bool {
 	if err == nil && m.Header != nil {
 		err = checkHeader(m.Header)
 	}
-	if err != nil && !f.reported {
-		f.reported = true
+	if err != nil && f.b.firstReport(f.name) {
 		f.b.Report(bus.Problem{Err: fmt.Errorf("stream %s holds messages that break the grammar; they are skipped: %w", f.name, err), Cursor: m.Cursor})
 	}
 	return err == nil

@@ -48,23 +48,34 @@ func (q *hookQueue) report(p bus.Problem) {
 }
 
 func (q *hookQueue) run() {
+	finished := false
+	defer func() {
+		if !finished { // a hook ended its goroutine
+			go q.run()
+		}
+	}()
 	for {
 		q.mu.Lock()
 		if len(q.waiting) == 0 && q.lost == 0 {
+			finished = true
 			close(q.idle)
 			q.mu.Unlock()
 			return
 		}
-		problems, lost := q.waiting, q.lost
-		q.waiting, q.lost = nil, 0
-		q.mu.Unlock()
-		for _, p := range problems {
+		if len(q.waiting) > 0 {
+			p := q.waiting[0]
+			q.waiting = q.waiting[1:]
+			q.mu.Unlock()
 			if q.hook != nil {
 				callHook(q.hook, p, q.log)
 			} else {
 				logProblem(q.log, p)
 			}
+			continue
 		}
+		lost := q.lost
+		q.lost = 0
+		q.mu.Unlock()
 		if lost > 0 {
 			q.log.Error("bus: the error hook is too slow: problems were not told", "count", lost)
 		}

@@ -24,19 +24,23 @@ type leg struct {
 
 	queue queue
 	open  int // how many of the queue a gate has released
+	// How much the queue may hold while some of it is released and not yet taken.
+	allowMsgs, allowBytes int
 
-	state   state
-	epoch   string
-	pos     uint64 // behind, joining: complete up to here
-	from    uint64 // the feed pushes what is behind this
-	target  uint64 // the last sequence that was stored when Subscribe was called
-	joinAt  uint64
-	batch   []*bus.Message // read, not yet handed over
-	readAt  time.Time
-	fresh   bool // nothing of the batch has been handed over: the store has just said that it stands
-	holes   []Hole
-	known   State // of the stream; zero when it must be asked for
-	failing bool  // the last read failed, and that has been told
+	state    state
+	epoch    string
+	pos      uint64 // behind, joining: complete up to here
+	from     uint64 // the feed pushes what is behind this
+	target   uint64 // the last sequence that was stored when Subscribe was called
+	joinAt   uint64
+	batch    []*bus.Message // read, not yet handed over
+	readAt   time.Time
+	snapshot bool           // the batch is the last message of each subject
+	resnap   []*bus.Message // what was left of it when it had to be asked for again
+	fresh    bool           // nothing of the batch has been handed over: the store has just said that it stands
+	holes    []Hole
+	known    State // of the stream; zero when it must be asked for
+	failing  bool  // the last read failed, and that has been told
 
 	notices []error // to be told before the next message
 	dropped uint64  // not told yet
@@ -45,8 +49,9 @@ type leg struct {
 
 // item is a waiting message.
 type item struct {
-	m  *bus.Message
-	at time.Time
+	m      *bus.Message
+	at     time.Time
+	before int64 // bytes that the feed had seen when it came, from 1; 0: not known
 }
 
 // queue is a first-in first-out queue of messages that counts their bytes.
@@ -86,7 +91,8 @@ func (q *queue) pop() item {
 func (q *queue) clear() { *q = queue{} }
 
 // push queues a message, if the leg takes from its queue. before is the feed's head before it.
-func (l *leg) push(m *bus.Message, now time.Time, before uint64) {
+func (l *leg) push(it item, before uint64) {
+	m := it.m
 	s := l.sub
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,7 +115,7 @@ func (l *leg) push(m *bus.Message, now time.Time, before uint64) {
 		l.dropped++
 		s.dropped.Add(1)
 	}
-	l.queue.push(item{m, now})
+	l.queue.push(it)
 	s.wakeLocked()
 }
 
@@ -119,11 +125,15 @@ func (l *leg) full(m *bus.Message) bool {
 	if l.queue.len == 0 {
 		return false
 	}
-	factor := 1
-	if l.sub.ready != nil && l.open == 0 {
-		factor = 64
+	msgs, size := l.sub.maxMsgs, l.sub.maxBytes
+	if l.sub.ready != nil {
+		if l.open == 0 {
+			msgs, size = 64*msgs, 64*size
+		} else {
+			msgs, size = l.allowMsgs, l.allowBytes
+		}
 	}
-	return l.queue.len-l.open >= factor*l.sub.maxMsgs || l.queue.bytes+messageSize(m) > factor*l.sub.maxBytes
+	return l.queue.len >= msgs || l.queue.bytes+messageSize(m) > size
 }
 
 // fallBehind makes the leg read on from the store behind head, once what it has is handed over.
@@ -151,7 +161,7 @@ func (l *leg) fallBehindLocked(head uint64) {
 
 // reread forgets what the leg holds from seq on and lets the store decide.
 func (l *leg) rereadLocked(seq uint64) {
-	l.batch, l.holes = nil, nil
+	l.batch, l.holes, l.resnap, l.snapshot = nil, nil, nil, false
 	l.queue.clear()
 	l.open = 0
 	l.state, l.pos, l.known = behind, seq-1, State{}
@@ -165,8 +175,8 @@ func (l *leg) rebase(epoch string) {
 		return
 	}
 	last := l.sub.last
-	if last.Epoch() != l.epoch && l.pos > 0 {
-		last = bus.NewCursor(l.epoch, max(l.pos, l.from))
+	if last.Epoch() != l.epoch {
+		last = cursorOrZero(l.epoch, max(l.pos, l.from))
 	}
 	l.notices = append(l.notices, &bus.GapError{Stream: l.feed.name, After: last, Before: bus.NewCursor(epoch, 1)})
 	l.epoch = epoch
@@ -190,7 +200,7 @@ func (l *leg) caughtUpLocked() bool {
 	if l.feed == nil || l.target == 0 {
 		return true
 	}
-	if len(l.batch) > 0 || len(l.holes) > 0 {
+	if len(l.batch) > 0 || len(l.holes) > 0 || len(l.resnap) > 0 {
 		return false
 	}
 	return l.state == live || l.pos >= l.target && l.queue.len == 0
@@ -204,7 +214,7 @@ func (l *leg) drainedLocked() bool {
 	if len(l.batch) > 0 {
 		return l.batch[0].Cursor.Sequence() > l.drainTo
 	}
-	if l.state == live || l.queue.len > 0 {
+	if l.state == live || l.state == behind && l.queue.len > 0 {
 		return l.queue.len == 0 || l.queue.peek().m.Cursor.Sequence() > l.drainTo
 	}
 	return l.pos >= l.drainTo

@@ -19,9 +19,8 @@ type listener struct {
 	stop  func()
 	err   error
 
-	mu       sync.Mutex // before any subscription's
-	legs     map[*leg]struct{}
-	reported bool
+	mu   sync.Mutex // before any subscription's
+	legs map[*leg]struct{}
 }
 
 // acquireListener returns the listener of a pattern, listening, and counts its user until release.
@@ -43,7 +42,7 @@ func (b *Bus) acquireListener(ctx context.Context, pattern string) (*listener, e
 		}
 		return n, nil
 	case <-ctx.Done():
-		b.releaseListener(n)
+		go b.releaseListener(n) // it waits until the listener has started
 		return nil, context.Cause(ctx)
 	}
 }
@@ -96,7 +95,7 @@ func (n *listener) Deliver(entries ...Entry) {
 			continue
 		}
 		for l := range n.legs {
-			l.push(e.Message, now, 0)
+			l.push(item{m: e.Message, at: now}, 0)
 		}
 	}
 }
@@ -106,8 +105,7 @@ func (n *listener) acceptable(m *bus.Message) bool {
 	if err == nil && m.Header != nil {
 		err = checkHeader(m.Header)
 	}
-	if err != nil && !n.reported {
-		n.reported = true
+	if err != nil && n.b.firstReport("pattern "+n.pattern) {
 		n.b.Report(bus.Problem{Err: fmt.Errorf("messages that break the grammar are skipped: %w", err), Pattern: n.pattern})
 	}
 	return err == nil

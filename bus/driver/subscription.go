@@ -47,6 +47,7 @@ type subscription struct {
 	waiting  bool // the gate knows that something waits
 	caught   bool // caughtUp is closed
 	ended    bool
+	over     bool // done is closed, or about to be
 	err      error
 	draining bool
 	last     bus.Cursor // of the last message that was handed over from a stream
@@ -88,8 +89,11 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	case o.Until != nil && o.Until.Err() != nil:
 		return nil, fmt.Errorf("bus.Until: %w", o.Until.Err())
 	}
-	if o.Start.Kind == bus.StartLast && o.Start.N == 0 {
+	switch {
+	case o.Start.Kind == bus.StartLast && o.Start.N == 0:
 		o.Start = bus.Start{}
+	case o.Start.Kind == bus.StartSince && o.Start.Time.IsZero():
+		o.Start = bus.Start{Kind: bus.StartAll}
 	}
 	inside := !counted || b.inside(ctx)
 	ctx, cancel := b.bounded(ctx)
@@ -97,9 +101,9 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	for attempt := 0; ; attempt++ {
 		s, err := b.attach(ctx, pattern, handler, &o)
 		if err == nil {
-			err = s.awaitReplay(ctx, inside || o.Background)
-		}
-		if err == nil {
+			if err := s.awaitReplay(ctx, inside || o.Background); err != nil {
+				return nil, cause(ctx, err) // what was replayed mustn't be again
+			}
 			return s, nil
 		}
 		again := errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||
@@ -151,7 +155,14 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 
 	err := s.connect(ctx, r, &o.Start)
 	if err == nil && o.Until != nil {
-		s.until = context.AfterFunc(o.Until, func() { s.end(context.Cause(o.Until)) })
+		stop := context.AfterFunc(o.Until, func() { s.end(context.Cause(o.Until)) })
+		s.mu.Lock()
+		s.until = stop
+		ended := s.ended
+		s.mu.Unlock()
+		if ended {
+			stop()
+		}
 	}
 	if err == nil {
 		err = s.Err() // the streams may have changed meanwhile
@@ -211,8 +222,13 @@ func (s *subscription) connectUncaptured(ctx context.Context) error {
 		return errEnded
 	}
 	n.mu.Lock()
+	defer n.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return errEnded
+	}
 	n.legs[l] = struct{}{}
-	n.mu.Unlock()
 	return nil
 }
 
@@ -225,7 +241,7 @@ func (s *subscription) reroute(ctx context.Context, t *table, name string, after
 	s.route = r
 	s.b.mu.Unlock()
 	for _, touched := range r.streams {
-		if slices.Contains(old.streams, touched) {
+		if slices.Contains(old.streams, touched) || s.has(touched) {
 			continue
 		}
 		if touched != name {
@@ -236,7 +252,7 @@ func (s *subscription) reroute(ctx context.Context, t *table, name string, after
 			return err
 		}
 	}
-	if old.captured && !r.captured {
+	if old.captured && !r.captured && !s.has("") {
 		if err := s.connectUncaptured(ctx); err != nil {
 			return err
 		}
@@ -247,6 +263,13 @@ func (s *subscription) reroute(ctx context.Context, t *table, name string, after
 		s.startLocked()
 	}
 	return nil
+}
+
+// has reports whether the subscription has a leg of a stream, or of what isn't captured ("").
+func (s *subscription) has(stream string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed == nil && stream == "" || l.feed != nil && l.feed.name == stream })
 }
 
 // errEnded: the subscription has ended while it was being connected.
@@ -270,13 +293,16 @@ func (s *subscription) connectStream(ctx context.Context, name string, start *bu
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.legs[l] = struct{}{}
-	f.index.Add(s.pattern, l)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return errEnded
+	}
 	if f.epoch != l.epoch {
 		return ErrEpoch // it has changed since; the caller ends s and tries again
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	f.legs[l] = struct{}{}
+	f.index.Add(s.pattern, l)
 	if l.state == live && f.head > l.from {
 		// What the feed has given to others meanwhile must be read.
 		l.state, l.pos = behind, l.from
@@ -326,7 +352,7 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 			l.pos, err = s.b.backend.Seek(ctx, stream, q)
 		} else {
 			l.batch, err = s.b.backend.LastPerSubject(ctx, stream, q)
-			l.pos, l.readAt, l.fresh = last, time.Now(), true
+			l.pos, l.readAt, l.fresh, l.snapshot = last, time.Now(), true, true
 			for _, m := range l.batch {
 				m.Replayed = true
 			}
@@ -366,7 +392,7 @@ func (s *subscription) awaitReplay(ctx context.Context, atOnce bool) error {
 
 // startLocked starts the goroutine that hands over, if there is none.
 func (s *subscription) startLocked() {
-	if !s.running {
+	if !s.running && !s.over {
 		s.running = true
 		go s.run()
 	}
@@ -388,6 +414,9 @@ func (s *subscription) release() {
 	defer s.mu.Unlock()
 	s.waiting = false
 	for _, l := range s.legs {
+		if l.open == 0 {
+			l.allowMsgs, l.allowBytes = max(s.maxMsgs, l.queue.len), max(s.maxBytes, l.queue.bytes)
+		}
 		l.open = l.queue.len
 	}
 	s.startLocked()
@@ -417,7 +446,7 @@ func (s *subscription) step() bool {
 		return true
 	}
 	if s.ended {
-		s.running = false
+		s.running, s.over = false, true
 		s.mu.Unlock()
 		close(s.done)
 		return false
@@ -444,6 +473,7 @@ func (s *subscription) step() bool {
 			return true
 		}
 		if l.feed != nil && l.state != live && len(l.batch) == 0 && (l.state == joining || l.queue.len == 0) {
+			s.turn = (s.turn + i + 1) % len(s.legs)
 			s.mu.Unlock()
 			s.fill(l)
 			return true
@@ -484,8 +514,12 @@ func (s *subscription) nextLocked(l *leg) (*bus.Message, error) {
 			return nil, &bus.GapError{Stream: l.feed.name, After: cursorOrZero(l.epoch, h.After), Before: bus.NewCursor(l.epoch, h.Before), Missed: h.Before - h.After - 1}
 		}
 		m := l.batch[0]
-		if !l.fresh && s.staleLocked(l, item{m, l.readAt}) {
-			l.rereadLocked(m.Cursor.Sequence())
+		if !l.fresh && s.staleLocked(l, item{m: m, at: l.readAt}) {
+			if l.snapshot {
+				l.resnap, l.batch = l.batch, nil
+			} else {
+				l.rereadLocked(m.Cursor.Sequence())
+			}
 			return nil, nil
 		}
 		l.batch, l.fresh = l.batch[1:], false
@@ -519,7 +553,8 @@ func cursorOrZero(epoch string, seq uint64) bus.Cursor {
 func (s *subscription) staleLocked(l *leg, it item) bool {
 	cfg := &l.feed.config.Load().Config
 	seq := it.m.Cursor.Sequence()
-	if cfg.MaxMsgs > 0 && cfg.MaxMsgsPerSubject == 0 {
+	if cfg.MaxMsgs > 0 {
+		// With a limit per subject fewer are left than lie between; then it is asked in vain.
 		if newest := l.feed.newest.Load(); newest >= seq+uint64(cfg.MaxMsgs) {
 			return true
 		}
@@ -529,6 +564,9 @@ func (s *subscription) staleLocked(l *leg, it item) bool {
 	}
 	now := time.Now()
 	if cfg.MaxAge > 0 && now.Sub(it.m.Time) > cfg.MaxAge {
+		return true
+	}
+	if cfg.MaxBytes > 0 && it.before > 0 && l.feed.stored.Load()-it.before >= cfg.MaxBytes {
 		return true
 	}
 	return cfg.MaxBytes > 0 && now.Sub(it.at) > freshness && l.feed.newest.Load() > seq
@@ -553,7 +591,7 @@ func (s *subscription) fill(l *leg) {
 		l.queue.clear()
 	}
 	upTo := max(l.joinAt, l.target)
-	if l.pos >= upTo {
+	if l.pos >= upTo && len(l.resnap) == 0 {
 		l.state, l.from = live, max(l.pos, l.from)
 		for l.queue.len > 0 && l.queue.peek().m.Cursor.Sequence() <= l.pos {
 			l.queue.pop()
@@ -566,8 +604,15 @@ func (s *subscription) fill(l *leg) {
 		f.mu.Unlock()
 		return
 	}
+	if len(l.resnap) > 0 {
+		s.mu.Unlock()
+		f.mu.Unlock()
+		s.resnap(l)
+		return
+	}
 	st, epoch := l.known, l.epoch
 	l.known = State{}
+	l.snapshot = false
 	q := Query{After: l.pos, UpTo: upTo, Pattern: s.pattern, MaxMsgs: min(maxBatch, s.maxMsgs), MaxBytes: s.maxBytes}
 	s.mu.Unlock()
 	f.mu.Unlock()
@@ -590,6 +635,46 @@ func (s *subscription) fill(l *leg) {
 		return
 	}
 	s.take(l, epoch, q.After, batch)
+}
+
+// resnap asks again for what is left of the last messages of each subject, since limits may
+// have taken some before their turn.
+func (s *subscription) resnap(l *leg) {
+	release, err := l.feed.slot(s.ctx)
+	var left []*bus.Message
+	if err == nil {
+		stream := *l.feed.config.Load()
+		stream.Epoch = l.epoch
+		left, err = s.b.backend.LastPerSubject(s.ctx, stream, Query{UpTo: l.target, Pattern: s.pattern})
+		release()
+	}
+	if err != nil {
+		s.endOrRetry(l, err)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || len(l.resnap) == 0 {
+		return
+	}
+	first := l.resnap[0].Cursor.Sequence()
+	i := slices.IndexFunc(left, func(m *bus.Message) bool { return m.Cursor.Sequence() >= first })
+	if i < 0 {
+		i = len(left)
+	}
+	left = left[i:]
+	for _, m := range left {
+		m.Replayed = true
+	}
+	if len(left) < len(l.resnap) && l.feed.config.Load().Config.MaxMsgsPerSubject == 0 {
+		before := l.target + 1
+		if len(left) > 0 {
+			before = left[0].Cursor.Sequence()
+		}
+		l.holes = []Hole{{After: first - 1, Before: before}}
+	}
+	l.batch, l.resnap = left, nil
+	l.readAt, l.fresh, l.failing = time.Now(), true, false
 }
 
 // take makes a batch that was read the next one of its leg.
@@ -684,13 +769,13 @@ func (s *subscription) end(reason error) {
 		l.queue.clear()
 		l.batch, l.holes = nil, nil
 	}
-	legs := s.legs
+	legs, until := s.legs, s.until
 	s.startLocked() // closes done
 	s.mu.Unlock()
 
 	s.cancel()
-	if s.until != nil {
-		s.until()
+	if until != nil {
+		until()
 	}
 	if s.leaveFn != nil {
 		s.leaveFn()

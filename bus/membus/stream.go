@@ -92,6 +92,9 @@ func (s *stream) state() driver.State {
 func (s *stream) append(p *driver.Publication) (driver.Ack, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return driver.Ack{}, bus.ErrClosed
+	}
 	now := time.Now()
 	s.limit(now)
 	if !slices.ContainsFunc(s.cfg.Subjects, func(pattern string) bool { return bus.Match(pattern, p.Subject) }) {

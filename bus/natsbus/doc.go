@@ -29,4 +29,7 @@
 //
 // A message has at most 1 MiB, header included, on the embedded server, and elsewhere what that server allows, less 4 KiB for
 // the headers of NATS itself, which handlers don't see. Groups are bus.ErrUnsupported.
+//
+// What a server elsewhere doesn't let its user publish is bus.ErrForbidden on captured
+// subjects; on others the server says so later, and the error hook of the bus is told.
 package natsbus

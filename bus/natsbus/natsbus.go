@@ -92,6 +92,8 @@ type backend struct {
 	listens   map[*listen]struct{}
 	tails     map[*tail]struct{}
 	lastKnown map[string]driver.Stream // for streams whose leader can't be asked
+	waitings  map[*waiting]struct{}    // running Appends
+	report    func(bus.Problem)        // to the hook of the bus; nil while it is being opened
 	calls     context.Context          // of running Appends
 	endCalls  context.CancelFunc
 
@@ -135,6 +137,7 @@ func newBackend(log *slog.Logger) *backend {
 		listens:   map[*listen]struct{}{},
 		tails:     map[*tail]struct{}{},
 		lastKnown: map[string]driver.Stream{},
+		waitings:  map[*waiting]struct{}{},
 		stopPoll:  make(chan struct{}),
 	}
 	b.calls, b.endCalls = context.WithCancel(context.Background())
@@ -149,6 +152,9 @@ func (b *backend) dial(url string, opts []nats.Option) error {
 		nats.ReconnectJitter(100*time.Millisecond, time.Second),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			b.log.Error("natsbus: connection", "error", err)
+			if errors.Is(err, nats.ErrPermissionViolation) {
+				b.forbidden(err)
+			}
 		}),
 		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
 			if !nc.IsClosed() && err != nil {
@@ -175,6 +181,9 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 	if err != nil {
 		return nil, err
 	}
+	b.mu.Lock()
+	b.report = d.Report
+	b.mu.Unlock()
 	if shared {
 		// A user who may not see advisories still has the poll behind them.
 		b.watch, err = b.nc.Subscribe("$JS.EVENT.ADVISORY.STREAM.>", func(*nats.Msg) { d.Changed() })

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -35,6 +37,12 @@ func (b *backend) Append(ctx context.Context, s driver.Stream, p *driver.Publica
 	if p.Expect {
 		m.Header[headerExpected] = []string{strconv.FormatUint(p.ExpectLast, 10)}
 	}
+	// The stream stores our own headers, too.
+	if limit := s.Config.MaxBytes; limit > 0 {
+		if size := storedSize(m.Subject, bus.Header(m.Header), m.Data); size > limit {
+			return driver.Ack{}, fmt.Errorf("%w (stored it takes %d bytes, stream %s holds %d)", bus.ErrTooLarge, size, s.Config.Name, limit)
+		}
+	}
 	ack, err := b.request(ctx, m)
 	if errors.Is(err, bus.ErrConflict) && p.ID != "" {
 		// The server looks at the expected sequence first: this may be a repetition of what has succeeded.
@@ -53,6 +61,9 @@ func (b *backend) request(ctx context.Context, m *nats.Msg) (driver.Ack, error) 
 	bounded, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	defer context.AfterFunc(calls, cancel)()
+	w := &waiting{subject: m.Subject, cancel: cancel}
+	b.wait(w, true)
+	defer b.wait(w, false)
 	answer, err := b.nc.RequestMsgWithContext(bounded, m)
 	switch {
 	case err == nil:
@@ -64,6 +75,8 @@ func (b *backend) request(ctx context.Context, m *nats.Msg) (driver.Ack, error) 
 		return driver.Ack{}, fmt.Errorf("%w: no connection to the server", bus.ErrUnavailable)
 	case errors.Is(err, nats.ErrConnectionClosed):
 		return driver.Ack{}, unknown(bus.ErrClosed)
+	case w.forbidden.Load():
+		return driver.Ack{}, fmt.Errorf("%w: this user may not publish on it", bus.ErrForbidden)
 	case ctx.Err() != nil:
 		return driver.Ack{}, unknown(ctx.Err())
 	case calls.Err() != nil:
@@ -85,6 +98,46 @@ func (b *backend) request(ctx context.Context, m *nats.Msg) (driver.Ack, error) 
 		return driver.Ack{}, ack.Error
 	}
 	return driver.Ack{Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+}
+
+// waiting is a publish that waits for its acknowledgement.
+type waiting struct {
+	subject   string
+	cancel    context.CancelFunc
+	forbidden atomic.Bool
+}
+
+func (b *backend) wait(w *waiting, begin bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if begin {
+		b.waitings[w] = struct{}{}
+	} else {
+		delete(b.waitings, w)
+	}
+}
+
+// forbidden is told of what the server refuses to a user, which it says apart from any
+// answer and only as text (Permissions Violation for Publish to "SUBJECT").
+func (b *backend) forbidden(err error) {
+	_, rest, ok := strings.Cut(err.Error(), `Publish to "`)
+	subject, _, ok2 := strings.Cut(rest, `"`)
+	if !ok || !ok2 {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	found := false
+	for w := range b.waitings {
+		if w.subject == subject {
+			found = true
+			w.forbidden.Store(true)
+			w.cancel()
+		}
+	}
+	if !found && b.report != nil {
+		b.report(bus.Problem{Err: fmt.Errorf("%w: what was published has been refused by the server", bus.ErrForbidden), Subject: subject})
+	}
 }
 
 func unknown(err error) error { return fmt.Errorf("%w: %w", bus.ErrUnknownOutcome, err) }

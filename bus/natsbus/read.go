@@ -86,7 +86,7 @@ func (b *backend) getDirect(ctx context.Context, stream string, r getRequest) (*
 		if err != nil {
 			return nil, connectionError(ctx, err)
 		}
-		if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
+		if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 && m.Header.Get("Nats-Sequence") == "" {
 			switch status {
 			case "503":
 				return nil, nats.ErrNoResponders
@@ -242,6 +242,14 @@ func (b *backend) readHoles(ctx context.Context, s driver.Stream, q driver.Query
 
 // Seek implements driver.Backend.
 func (b *backend) Seek(ctx context.Context, s driver.Stream, q driver.Query) (uint64, error) {
+	after, err := b.seek(ctx, s, q)
+	if err != nil {
+		return 0, err
+	}
+	return after, b.sameEpoch(ctx, s)
+}
+
+func (b *backend) seek(ctx context.Context, s driver.Stream, q driver.Query) (uint64, error) {
 	if !q.Since.IsZero() {
 		r, err := b.get(ctx, s.Config.Name, getRequest{StartTime: &q.Since, Next: q.Pattern, Batch: 1})
 		if err != nil {
@@ -345,6 +353,14 @@ func (b *backend) LastPerSubject(ctx context.Context, s driver.Stream, q driver.
 	if q.UpTo == 0 {
 		return nil, nil
 	}
+	messages, err := b.lastPerSubject(ctx, s, q)
+	if err != nil {
+		return nil, err
+	}
+	return messages, b.sameEpoch(ctx, s)
+}
+
+func (b *backend) lastPerSubject(ctx context.Context, s driver.Stream, q driver.Query) ([]*bus.Message, error) {
 	var all []*bus.Message
 	for after := uint64(0); ; {
 		r, err := b.get(ctx, s.Config.Name, getRequest{Seq: after + 1, Last: []string{q.Pattern}, UpTo: q.UpTo})

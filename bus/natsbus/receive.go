@@ -20,6 +20,8 @@ const (
 	heartbeat = time.Second
 	// inactive is when the server removes a consumer whose process is gone.
 	inactive = 30 * time.Second
+	// removeTimeout is how long the end of a tail waits for the server to remove its consumer.
+	removeTimeout = 500 * time.Millisecond
 	// pause lies between attempts to tail a stream again.
 	pause = 100 * time.Millisecond
 )
@@ -129,8 +131,8 @@ type tail struct {
 	b      *backend
 	stream driver.Stream
 	sink   driver.Sink
-	wake   chan struct{} // something was missed
-	quit   chan struct{}
+	wake   chan struct{}   // something was missed
+	ctx    context.Context // ends with the tail
 	done   chan struct{}
 
 	mu       sync.Mutex
@@ -144,11 +146,13 @@ type tail struct {
 
 // Tail implements driver.Backend.
 func (b *backend) Tail(ctx context.Context, s driver.Stream, after uint64, sink driver.Sink) (stop func(), err error) {
+	life, quit := context.WithCancel(context.Background())
 	t := &tail{
 		b: b, stream: s, sink: sink, after: after,
-		wake: make(chan struct{}, 1), quit: make(chan struct{}), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), ctx: life, done: make(chan struct{}),
 	}
 	if err := t.start(ctx); err != nil {
+		quit()
 		return nil, err
 	}
 	b.mu.Lock()
@@ -159,7 +163,7 @@ func (b *backend) Tail(ctx context.Context, s driver.Stream, after uint64, sink 
 		b.mu.Lock()
 		delete(b.tails, t)
 		b.mu.Unlock()
-		close(t.quit)
+		quit()
 		<-t.done
 		t.remove()
 	}, nil
@@ -180,7 +184,7 @@ func (t *tail) keep() {
 	defer tick.Stop()
 	for {
 		select {
-		case <-t.quit:
+		case <-t.ctx.Done():
 			return
 		case <-t.wake:
 		case <-tick.C:
@@ -192,11 +196,13 @@ func (t *tail) keep() {
 			}
 		}
 		t.remove()
-		ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+		ctx, cancel := context.WithTimeout(t.ctx, askTimeout)
 		err := t.start(ctx)
 		cancel()
 		switch {
 		case err == nil:
+		case t.ctx.Err() != nil:
+			return
 		case errors.Is(err, driver.ErrEpoch), errors.Is(err, driver.ErrNotCaptured):
 			t.sink.End(err)
 			return
@@ -204,7 +210,7 @@ func (t *tail) keep() {
 			t.b.log.Warn("natsbus: can't follow the stream; trying again", "stream", t.stream.Config.Name, "error", err)
 			timer := time.NewTimer(pause)
 			select {
-			case <-t.quit:
+			case <-t.ctx.Done():
 				timer.Stop()
 				return
 			case <-timer.C:
@@ -218,7 +224,7 @@ func (t *tail) keep() {
 // since a consumer says nothing of its stream's epoch.
 func (t *tail) start(ctx context.Context) error {
 	name := t.stream.Config.Name
-	if err := t.sameEpoch(ctx); err != nil {
+	if err := t.b.sameEpoch(ctx, t.stream); err != nil {
 		return err
 	}
 	inbox := t.b.nc.NewInbox()
@@ -246,18 +252,10 @@ func (t *tail) start(ctx context.Context) error {
 	}
 	err = t.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+name+"."+consumer, map[string]any{"stream_name": name, "config": config}, nil)
 	if err == nil {
-		err = t.sameEpoch(ctx)
+		err = t.b.sameEpoch(ctx, t.stream)
 	}
 	if err != nil {
 		t.remove()
-	}
-	return err
-}
-
-func (t *tail) sameEpoch(ctx context.Context) error {
-	info, err := t.b.info(ctx, t.stream.Config.Name)
-	if err == nil && info.epoch() != t.stream.Epoch {
-		return driver.ErrEpoch
 	}
 	return err
 }
@@ -278,7 +276,7 @@ func (t *tail) remove() {
 	if !t.b.rc.IsConnected() {
 		return // the server removes it by itself
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
 	defer cancel()
 	err := t.b.ask(ctx, "$JS.API.CONSUMER.DELETE."+t.stream.Config.Name+"."+name, nil, nil)
 	var gone *apiError
@@ -295,7 +293,7 @@ func (t *tail) receive(run int, m *nats.Msg) {
 		return
 	}
 	t.heard = time.Now()
-	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 {
+	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 && !strings.HasPrefix(m.Reply, "$JS.ACK.") {
 		t.control(status, m)
 		return
 	}

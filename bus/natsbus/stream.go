@@ -102,6 +102,15 @@ func (b *backend) info(ctx context.Context, name string) (*streamInfo, error) {
 	return &info, nil
 }
 
+// sameEpoch returns driver.ErrEpoch when the stream has begun another life.
+func (b *backend) sameEpoch(ctx context.Context, s driver.Stream) error {
+	info, err := b.info(ctx, s.Config.Name)
+	if err == nil && info.epoch() != s.Epoch {
+		return driver.ErrEpoch
+	}
+	return err
+}
+
 // State implements driver.Backend.
 func (b *backend) State(ctx context.Context, name string) (driver.State, error) {
 	info, err := b.info(ctx, name)
