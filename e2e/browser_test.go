@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
@@ -51,6 +53,8 @@ func run(m *testing.M) int {
 	return code
 }
 
+var errNoChromium = errors.New("no Chromium here: apt-get install --no-install-recommends chromium fonts-liberation fonts-noto-color-emoji")
+
 // startChromium starts the browser, or notes why there is none.
 func startChromium(profile string) (stop func()) {
 	bin := os.Getenv("JITNEY_CHROMIUM")
@@ -60,7 +64,7 @@ func startChromium(profile string) (stop func()) {
 		}
 	}
 	if bin == "" {
-		chromium.err = fmt.Errorf("no Chromium here: apt-get install --no-install-recommends chromium fonts-liberation fonts-noto-color-emoji")
+		chromium.err = errNoChromium
 		return func() {}
 	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:],
@@ -101,12 +105,10 @@ type tab struct {
 // on its console as an error fails the test.
 func newPerson(t *testing.T) *tab {
 	t.Helper()
-	if chromium.err != nil {
-		if os.Getenv("CI") == "true" {
-			require.NoError(t, chromium.err)
-		}
+	if errors.Is(chromium.err, errNoChromium) && os.Getenv("CI") != "true" {
 		t.Skip(chromium.err)
 	}
+	require.NoError(t, chromium.err)
 	return openTab(t, chromium.ctx, chromedp.WithNewBrowserContext())
 }
 
@@ -274,6 +276,15 @@ func (b *tab) back(to string) {
 	b.t.Helper()
 	b.js("setTimeout(() => history.back())")
 	b.waitFor("location.href === " + quote(to))
+}
+
+// crash kills the tab's process. The browser doesn't answer that.
+func (b *tab) crash() {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.ctx, time.Second)
+	defer cancel()
+	_, err := chromedp.Call(ctx, page.Crash, cdp.Empty{})
+	require.Error(b.t, err)
 }
 
 // picture saves what the tab shows as shots/NAME.png.

@@ -33,6 +33,7 @@ type fake struct {
 	posts   []post        // all, but for those of seen
 	answer  func(p post) (status int, answer any)
 	hop     http.Handler // answers in place of the fake if set
+	away    int
 }
 
 type fakeStream struct {
@@ -285,9 +286,23 @@ func (f *fake) edit(edits [][3]any, next string) {
 // goAway makes the server unreachable: whoever connects is cut off.
 func (f *fake) goAway() {
 	f.mu.Lock()
-	f.hop = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) })
+	f.hop = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/_ui/act" {
+			f.mu.Lock()
+			f.away++
+			f.mu.Unlock()
+		}
+		panic(http.ErrAbortHandler)
+	})
 	f.mu.Unlock()
 	f.srv.CloseClientConnections()
+}
+
+// actsAway returns how many actions were sent while the server was unreachable.
+func (f *fake) actsAway() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.away
 }
 
 func (f *fake) comeBack() {

@@ -54,6 +54,24 @@ func TestMorph_wrappingAFocusedFieldKeepsItsNode(t *testing.T) {
 	}
 }
 
+func TestMorph_theOthersMoveAroundTheFocusedRow(t *testing.T) {
+	row := func(k string) string { return fmt.Sprintf(`<li id="%s"><input></li>`, k) }
+	f, b := newFake(t, "<ul>"+row("a")+row("b")+row("c")+"</ul>", nil)
+	b.js("delete Element.prototype.moveBefore")
+	b.focus("#c input")
+	b.js("window.blurs = 0; document.activeElement.onblur = () => blurs++")
+	f.showIn(b, "<ul>"+row("c")+row("b")+row("a")+"</ul>")
+	require.Equal(t, "c 0 c b a", eval[string](b, "[document.activeElement.parentNode.id, blurs, ...[...document.querySelectorAll('li')].map(l => l.id)].join(' ')"))
+}
+
+func TestMorph_whatHoldsAKeptNodeIsKept(t *testing.T) {
+	panel := `<div><input id="in"><input type="checkbox"></div>`
+	f, b := newFake(t, panel, nil)
+	b.js("document.querySelector('[type=checkbox]').checked = true")
+	f.showIn(b, "<div>an alert</div>"+panel)
+	require.True(t, eval[bool](b, "document.querySelector('[type=checkbox]').checked"))
+}
+
 func TestMorph_boundFieldsWithoutIDAreKept(t *testing.T) {
 	f, b := newFake(t, `<div><input data-bind="s1"></div>`, map[string]any{"s1": ""})
 	b.focus("input")
@@ -151,11 +169,12 @@ func TestMorph_theFieldInCompositionIsNotTouched(t *testing.T) {
 	b.focus("#in")
 	b.compose("かな")
 	f.showIn(b, `<p>0</p><p>1</p><div><input id="in" class="x" data-bind="s1" value="server"></div><p>2</p>`, map[string]any{"s1": []any{"server", 0}})
-	require.Equal(t, "かな", eval[string](b, "document.activeElement.value"))
+	require.Equal(t, "かな", eval[string](b, "document.activeElement.value + document.activeElement.className"))
 	b.compose("かなし")
-	require.Equal(t, "かなし", eval[string](b, "document.activeElement.value"))
+	f.showIn(b, `<p>0</p><div><input id="in" class="y" data-bind="s1"></div>`, map[string]any{"s1": []any{"server", 99}})
+	require.Equal(t, "かなし", eval[string](b, "document.activeElement.value + document.activeElement.className"))
 	b.commit("悲し")
-	require.Equal(t, "悲し", eval[string](b, "document.activeElement.value"))
+	b.waitFor("document.activeElement.value + document.activeElement.className === '悲しy'")
 }
 
 func TestMorph_aPinnedScrollerStaysAtItsEnd(t *testing.T) {
@@ -175,6 +194,10 @@ func TestMorph_aPinnedScrollerStaysAtItsEnd(t *testing.T) {
 	b.waitFor(end)
 	b.js("document.adoptedStyleSheets[0].replaceSync('#log { height: 100px; overflow: auto }')")
 	b.waitFor(end)
+	// It shrinks before the event of the scroll to its end is heard.
+	b.js("new MutationObserver((_, o) => { o.disconnect(); document.adoptedStyleSheets[0].replaceSync('#log { height: 50px; overflow: auto }') }).observe(log, {childList: true})")
+	f.showIn(b, view(81))
+	b.waitFor("log.clientHeight === 50 && " + end)
 	b.js("log.scrollTop = 100")
 	b.waitFor("log.scrollTop === 100")
 	f.showIn(b, view(100))

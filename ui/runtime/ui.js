@@ -251,7 +251,7 @@
   // ---- The stream: what the server says.
 
   let text = null, version = page.v || 0; // the view as the server sent it; a document starts without
-  let fresh = false, title = '', focus = '', pushed = {}, rendering = 0, cost = 0;
+  let fresh = false, title = '', focus = '', pushed = {}, rendering = 0;
 
   function take(ev) {
     if (ev.tab !== tab) return; // said to a tab that we were
@@ -306,11 +306,10 @@
   // Frames are taken in at once and shown soon: a tab that is slower than its stream shows
   // the newest state instead of working off what has piled up.
   function later() {
-    rendering ||= setTimeout(render, Math.min(cost, 1000));
+    rendering ||= setTimeout(render);
   }
 
   function render() {
-    const began = performance.now();
     rendering = 0;
     if (fresh && text !== null) {
       const pinned = Array.from(root.querySelectorAll('[data-pin]')).filter(el => atEnd(el) || pins.get(el) === el.scrollTop);
@@ -325,7 +324,6 @@
     if (title) document.title = title;
     if (focus) document.getElementById(focus)?.focus();
     title = focus = '';
-    cost = performance.now() - began;
   }
 
   // A pinned scroller stays at its end, also when it changes size: the keyboard of a phone.
