@@ -34,7 +34,8 @@ func TestAction_runsOnceHoweverOftenItIsSent(t *testing.T) {
 		require.Equal(t, "done", d.send(1, "a1", nil).Status)
 	}
 	require.Equal(t, "done", d.send(2, "a1", nil).Status)
-	require.Equal(t, "done", d.send(1, "a1", nil).Status, "an old number is answered and not run")
+	require.NotEmpty(t, d.send(3, "a9", nil).Error)
+	require.Equal(t, answer{200, d.tab, 1, "done", ""}, d.send(1, "a1", nil), "an old number is answered and not run")
 	d.shows("clicked 2 times")
 	require.Equal(t, "done", d.send(7, "a1", nil).Status, "a browser that gave some up goes on")
 	d.shows("clicked 3 times")

@@ -78,15 +78,22 @@ func TestFrames_holdNoLineBreaksAndNoInvalidText(t *testing.T) {
 	const odd = "a\nb\r\ndata: {}\n\n\u2028\x00\xff😀 <script>alert(1)</script>"
 	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
 		v.Page("/", func(c *ui.Context) {
-			text := ""
+			text, rows := "", 0
 			c.Action(func() error { text = odd; return nil })
-			c.View(func() g.Node { return h.P(g.Text(text)) })
+			c.Action(func() error { rows++; return nil })
+			c.View(func() g.Node { return h.Div(h.P(g.Text(text)), g.Raw(list(make([]int, rows)))) })
 		})
 	})
 	d := s.browser().open("/")
 	d.connect("worker-1", 1, d)
 	d.act("a1", nil)
 	d.shows("a\nb\r\ndata: {}\n\n\u2028\uFFFD\uFFFD😀 &lt;script&gt;alert(1)&lt;/script&gt;")
+	for n := range 10 {
+		d.act("a2", nil)
+		s.eventually(func() bool { return strings.Count(d.view(), "<li") == n+1 }, "one row more")
+	}
+	require.Contains(t, d.all(), `"edits"`)
+	d.shows("😀")
 }
 
 func TestStream_lowerNumberNeverTakesOver(t *testing.T) {
@@ -277,6 +284,28 @@ func TestSync_busyTabGetsFewerAndNewerFrames(t *testing.T) {
 	}
 	d.shows("n=900")
 	require.Less(t, views.Load(), int32(300))
+}
+
+func TestSync_framesKeepAPace(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			n := 0
+			ui.Subscribe(c, "chat.>", func(message) { n++; c.Sync() })
+			c.View(func() g.Node { return h.P(g.Textf("n=%d.", n)) })
+		})
+	})
+	d := s.browser().open("/")
+	d.connect("worker-1", 1, d)
+	began, n := time.Now(), 0
+	for ; time.Since(began) < 200*time.Millisecond; n++ {
+		require.NoError(t, bus.Publish(context.Background(), s.bus, "chat.x", message{}))
+		if n%500 == 499 {
+			d.shows("n=") // and no more than the stream holds is ahead
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	require.LessOrEqual(t, len(d.frames), 2+int(time.Since(began)/(10*time.Millisecond)))
 }
 
 func TestStream_refusesMalformedAddresses(t *testing.T) {

@@ -125,6 +125,36 @@ func TestSubscribe_handlerEndsItsOwnAndBeginsAnother(t *testing.T) {
 	d.shows("<p>a:1 a:3 b:2 b:5</p>")
 }
 
+func TestSubscribe_handlersMayEndEachOther(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			var handled []string
+			var subs [2]*ui.Subscription
+			for i := range subs {
+				subs[i] = ui.Subscribe(c, "chat.x", func(m message) {
+					handled = append(handled, m.Text)
+					subs[1-i].Unsubscribe() // which waits for its turn with the same message
+					c.Sync()
+				})
+			}
+			c.View(func() g.Node { return h.P(g.Text(strings.Join(handled, " "))) })
+		})
+	})
+	b := s.browser()
+	var docs []*doc
+	for range 20 {
+		docs = append(docs, b.open("/"))
+	}
+	b.connect("worker-1", 1, docs...)
+	for _, text := range []string{"one", "two"} {
+		require.NoError(t, bus.Publish(context.Background(), s.bus, "chat.x", message{text}))
+	}
+	for _, d := range docs {
+		d.shows("two")
+		require.Equal(t, "<p>one two</p>", d.view())
+	}
+}
+
 func TestSubscribe_whatGoesWrongIsShownAndLogged(t *testing.T) {
 	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
 		v.Page("/", func(c *ui.Context) {

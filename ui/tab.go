@@ -198,7 +198,6 @@ func (t *tab) sit(st *stream, have uint64) (s *seat, newer uint64) {
 	t.attached = true
 	t.frame = nil
 	if have != t.version {
-		t.clientText = false
 		t.stale = true
 	}
 	t.stopExpiry()

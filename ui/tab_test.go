@@ -277,8 +277,9 @@ func TestContext_titleAndFocusTravelOnce(t *testing.T) {
 	s := serve(t, ui.Options{DocumentTitle: "Links"}, ui.Shorten{}, func(v *ui.App) {
 		v.Page("/", func(c *ui.Context) {
 			c.Action(func() error { c.Title("2 links"); c.Focus("url"); return errors.New("not a URL") })
-			c.Action(func() error { return nil })
-			c.View(func() g.Node { return h.Input(h.ID("url")) })
+			n := 0
+			c.Action(func() error { n++; return nil })
+			c.View(func() g.Node { return h.P(h.Input(h.ID("url")), g.Textf("n=%d", n)) })
 		})
 	})
 	d := s.browser().open("/")
@@ -288,6 +289,8 @@ func TestContext_titleAndFocusTravelOnce(t *testing.T) {
 	require.Equal(t, "2 links", e.Title)
 	require.NotNil(t, e.Base, "the view is as it was")
 	d.act("a2", nil)
+	d.shows("n=1")
+	require.Equal(t, 1, strings.Count(d.all(), `"focus"`))
 	d.act("a1", nil)
 	s.eventually(func() bool { return strings.Count(d.all(), `"focus"`) == 2 }, "a second focus")
 	require.Equal(t, 1, strings.Count(d.all(), `"title"`))
