@@ -68,10 +68,21 @@ func TestFrames_areEditsThatGiveTheView(t *testing.T) {
 	require.Greater(t, edited, 30)
 
 	// The whole view, asked for anew, is what the edits gave.
-	d.version, d.text = 0, nil
-	d.connect("worker-1", 100, d)
-	s.eventually(func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.text != nil }, "the whole view")
+	st.close()
+	anew := func(number int) {
+		t.Helper()
+		d.version, d.text = 0, nil
+		st = d.connect("worker-1", number, d)
+		s.eventually(func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.text != nil }, "the whole view")
+		require.NoError(t, d.bad)
+		st.close()
+	}
+	anew(100)
 	require.Equal(t, last, d.view())
+	// It is whole also when it has changed since.
+	d.act("a1", nil)
+	anew(101)
+	require.NotEqual(t, last, d.view())
 }
 
 func TestFrames_holdNoLineBreaksAndNoInvalidText(t *testing.T) {
