@@ -166,7 +166,7 @@ func TestAction_panicIsContainedLoggedAndShown(t *testing.T) {
 func TestAction_unknownOneIsAnError(t *testing.T) {
 	s := serve(t, ui.Options{}, ui.Shorten{}, counter)
 	d := s.browser().open("/")
-	for _, id := range []string{"a2", "a0", "a-1", "", "b1", "a99999999999999999999"} {
+	for _, id := range []string{"a2", "a0", "a-1", "", "1", "b1", "a99999999999999999999"} {
 		require.Contains(t, d.act(id, nil).Error, "no action", id)
 	}
 }

@@ -121,8 +121,8 @@ func (t *tab) act(r *run, a numbered) {
 
 func (t *tab) perform(a numbered) error {
 	var fn func() error
-	number, _ := strings.CutPrefix(a.Action, "a")
-	if i, err := strconv.Atoi(number); err == nil && i >= 1 && i <= len(t.actions) {
+	number, ok := strings.CutPrefix(a.Action, "a")
+	if i, err := strconv.Atoi(number); ok && err == nil && i >= 1 && i <= len(t.actions) {
 		fn = t.actions[i-1]
 	}
 	if fn == nil {

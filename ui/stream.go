@@ -277,8 +277,9 @@ func (w *writer) flush() bool {
 	w.pending = nil
 	for len(rest) > 0 {
 		n := min(piece, len(rest))
-		// Where deadlines aren't supported, the server's own ones hold.
-		_ = w.rc.SetWriteDeadline(time.Now().Add(w.patience)) // see above
+		if err := w.rc.SetWriteDeadline(time.Now().Add(w.patience)); err != nil {
+			return false // without one a stuck browser would hold us for ever
+		}
 		if _, err := w.w.Write(rest[:n]); err != nil {
 			return false
 		}
