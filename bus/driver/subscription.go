@@ -46,6 +46,7 @@ type subscription struct {
 	running  bool // a goroutine runs
 	waiting  bool // the gate knows that something waits
 	caught   bool // caughtUp is closed
+	standing bool // Subscribe has returned it
 	ended    bool
 	over     bool // done is closed, or about to be
 	err      error
@@ -104,6 +105,9 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 			if err := s.awaitReplay(ctx, inside || o.Background); err != nil {
 				return nil, cause(ctx, err) // what was replayed mustn't be again
 			}
+			s.mu.Lock()
+			s.standing = true
+			s.mu.Unlock()
 			return s, nil
 		}
 		again := errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||
@@ -765,9 +769,12 @@ func (s *subscription) end(reason error) {
 		return
 	}
 	s.ended, s.err = true, reason
-	for _, l := range s.legs {
+	for i, l := range s.legs {
 		l.queue.clear()
 		l.batch, l.holes = nil, nil
+		if i == 0 && s.standing && errors.Is(reason, bus.ErrStreamChanged) {
+			l.notices = append(l.notices, reason) // nobody may be watching Done
+		}
 	}
 	legs, until := s.legs, s.until
 	s.startLocked() // closes done

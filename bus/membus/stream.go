@@ -302,5 +302,5 @@ func (s *stream) close() {
 	if s.expiry != nil {
 		s.expiry.Stop()
 	}
-	s.log, s.subjects, s.ids, s.recent = nil, nil, nil, nil
+	s.log, s.held, s.bytes, s.subjects, s.ids, s.recent = nil, 0, 0, nil, nil, nil
 }
