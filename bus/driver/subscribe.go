@@ -1,0 +1,351 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// Subscribe implements bus.Bus.
+func (b *Bus) Subscribe(ctx context.Context, pattern string, handler bus.Handler, opts ...bus.SubscribeOption) (bus.Subscription, error) {
+	s, err := b.subscribe(ctx, pattern, handler, opts)
+	if err != nil {
+		return nil, fmt.Errorf("bus: subscribe %.80q: %w", pattern, err)
+	}
+	return s, nil
+}
+
+func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler, opts []bus.SubscribeOption) (*subscription, error) {
+	counted, err := b.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer b.leave(counted)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if err := bus.CheckPattern(pattern); err != nil {
+		return nil, err
+	}
+	o := bus.NewSubscribeOptions(opts)
+	switch {
+	case handler == nil:
+		return nil, errors.New("the handler is nil")
+	case o.Start.Kind == bus.StartLast && o.Start.N < 0:
+		return nil, fmt.Errorf("bus.Last(%d): the number of messages can't be negative", o.Start.N)
+	case o.MaxMsgs < 0 || o.MaxBytes < 0:
+		return nil, errors.New("bus.Buffer: a bound can't be negative")
+	case o.Durable:
+		return nil, fmt.Errorf("bus.DurableGroup: %w", bus.ErrUnsupported)
+	case o.Group != "":
+		return nil, fmt.Errorf("bus.Group: %w", bus.ErrUnsupported)
+	case o.Until != nil && o.Until.Err() != nil:
+		return nil, fmt.Errorf("bus.Until: %w", o.Until.Err())
+	}
+	switch {
+	case o.Start.Kind == bus.StartLast && o.Start.N == 0:
+		o.Start = bus.Start{}
+	case o.Start.Kind == bus.StartSince && o.Start.Time.IsZero():
+		o.Start = bus.Start{Kind: bus.StartAll}
+	}
+	inside := !counted || b.inside(ctx)
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	for attempt := 0; ; attempt++ {
+		s, err := b.attach(ctx, pattern, handler, &o)
+		if err == nil {
+			if err := s.awaitReplay(ctx, inside || o.Background); err != nil {
+				return nil, cause(ctx, err) // what was replayed mustn't be again
+			}
+			s.mu.Lock()
+			s.standing = true
+			s.mu.Unlock()
+			return s, nil
+		}
+		again := errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||
+			attempt == 0 && errors.Is(err, bus.ErrNoStream)
+		if !again || attempt == 3 || ctx.Err() != nil {
+			return nil, cause(ctx, err)
+		}
+		if _, err := b.refresh.get(ctx); err != nil {
+			return nil, cause(ctx, err)
+		}
+	}
+}
+
+// attach makes a subscription that stands where o says.
+func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o *bus.SubscribeOptions) (*subscription, error) {
+	t := b.table.Load()
+	r := t.route(pattern)
+	if o.Start.Kind != bus.StartNew && !r.captured {
+		return nil, fmt.Errorf("%w as a whole: %s", bus.ErrNoStream, r)
+	}
+	s := &subscription{
+		b: b, pattern: pattern, handler: handler, hook: o.ErrorHook, route: r,
+		maxMsgs: o.MaxMsgs, maxBytes: o.MaxBytes,
+		done: make(chan struct{}), caughtUp: make(chan struct{}),
+	}
+	if s.maxMsgs == 0 {
+		s.maxMsgs = defaultMaxMsgs
+	}
+	if s.maxBytes == 0 {
+		s.maxBytes = defaultMaxBytes
+	}
+	parent := o.Until
+	if parent == nil {
+		parent = context.Background()
+	}
+	s.ctx, s.cancel = context.WithCancel(context.WithValue(parent, insideKey{b}, true))
+	if b.gate != nil {
+		s.ready, s.leaveFn = b.gate(pattern, s.release)
+	}
+
+	b.mu.Lock()
+	if b.table.Load() != t && !b.table.Load().route(pattern).equal(r) {
+		b.mu.Unlock()
+		s.end(bus.ErrStreamChanged)
+		return nil, bus.ErrStreamChanged
+	}
+	b.subs[s] = struct{}{}
+	b.mu.Unlock()
+
+	err := s.connect(ctx, r, &o.Start)
+	if err == nil && o.Until != nil {
+		stop := context.AfterFunc(o.Until, func() { s.end(context.Cause(o.Until)) })
+		s.mu.Lock()
+		s.until = stop
+		ended := s.ended
+		s.mu.Unlock()
+		if ended {
+			stop()
+		}
+	}
+	if err == nil {
+		err = s.Err() // the streams may have changed meanwhile
+	}
+	b.mu.Lock()
+	if err == nil && !s.route.equal(r) {
+		err = bus.ErrStreamChanged
+	}
+	b.mu.Unlock()
+	if err != nil {
+		s.end(err)
+		return nil, err
+	}
+	return s, nil
+}
+
+// connect makes the legs.
+func (s *subscription) connect(ctx context.Context, r route, start *bus.Start) error {
+	for _, name := range r.streams {
+		if err := s.connectStream(ctx, name, start); err != nil {
+			return err
+		}
+	}
+	if !r.captured {
+		if err := s.connectUncaptured(ctx); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.markCaughtUpLocked()
+	if slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed != nil && l.state != live || len(l.notices) > 0 }) {
+		s.startLocked()
+	}
+	return nil
+}
+
+// add adds a leg, unless the subscription has ended.
+func (s *subscription) add(l *leg) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return false
+	}
+	s.legs = append(s.legs, l)
+	return true
+}
+
+func (s *subscription) connectUncaptured(ctx context.Context) error {
+	n, err := s.b.acquireListener(ctx, s.pattern)
+	if err != nil {
+		return err
+	}
+	l := &leg{sub: s, listener: n}
+	if !s.add(l) {
+		s.b.releaseListener(n)
+		return errEnded
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return errEnded
+	}
+	n.legs[l] = struct{}{}
+	return nil
+}
+
+// reroute lets the subscription receive as t says, now that an own EnsureStreams has changed
+// the named stream: what it has stored behind a sequence was published while the subscription stood.
+func (s *subscription) reroute(ctx context.Context, t *table, name string, after uint64) error {
+	r := t.route(s.pattern)
+	s.b.mu.Lock()
+	old := s.route
+	s.route = r
+	s.b.mu.Unlock()
+	for _, touched := range r.streams {
+		if slices.Contains(old.streams, touched) || s.has(touched) {
+			continue
+		}
+		if touched != name {
+			return bus.ErrStreamChanged // somebody else's doing
+		}
+		start := bus.Start{Kind: startBehind, N: int(after)}
+		if err := s.connectStream(ctx, touched, &start); err != nil {
+			return err
+		}
+	}
+	if old.captured && !r.captured && !s.has("") {
+		if err := s.connectUncaptured(ctx); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.startLocked()
+	}
+	return nil
+}
+
+// has reports whether the subscription has a leg of a stream, or of what isn't captured ("").
+func (s *subscription) has(stream string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed == nil && stream == "" || l.feed != nil && l.feed.name == stream })
+}
+
+// errEnded: the subscription has ended while it was being connected.
+var errEnded = errors.New("the subscription has ended")
+
+// startBehind is a start position of the driver's own: live, behind the sequence N.
+const startBehind bus.StartKind = 255
+
+func (s *subscription) connectStream(ctx context.Context, name string, start *bus.Start) error {
+	f, err := s.b.acquireFeed(ctx, name)
+	if err != nil {
+		return err
+	}
+	l, err := s.position(ctx, f, start)
+	if err == nil && !s.add(l) {
+		err = errEnded
+	}
+	if err != nil {
+		s.b.releaseFeed(f)
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return errEnded
+	}
+	if f.epoch != l.epoch {
+		return ErrEpoch // it has changed since; the caller ends s and tries again
+	}
+	f.legs[l] = struct{}{}
+	f.index.Add(s.pattern, l)
+	if l.state == live && f.head > l.from {
+		// What the feed has given to others meanwhile must be read.
+		l.state, l.pos = behind, l.from
+	}
+	return nil
+}
+
+// position makes a leg that stands where start says.
+func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) (*leg, error) {
+	st, err := f.states.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stream := *f.config.Load()
+	if st.Epoch != stream.Epoch {
+		return nil, ErrEpoch
+	}
+	// The leader's answer is the newest, but where it is asked may lag behind our own acknowledgements.
+	last := max(st.Last, s.b.ackedOf(stream).Load())
+	l := &leg{sub: s, feed: f, epoch: st.Epoch, target: last, state: behind, known: st}
+	q := Query{UpTo: last, Pattern: s.pattern, N: start.N, Since: start.Time}
+	switch start.Kind {
+	case bus.StartNew:
+		l.state, l.from, l.target = live, last, 0
+	case bus.StartAll:
+	case startBehind:
+		l.pos, l.target = uint64(start.N), 0
+	case bus.StartAfter:
+		seq := start.Cursor.Sequence()
+		switch {
+		case start.Cursor.Epoch() == st.Epoch && seq <= last:
+			l.pos = seq
+		case !start.Cursor.IsZero():
+			l.notices = append(l.notices, &bus.GapError{Stream: f.name, After: start.Cursor, Before: bus.NewCursor(st.Epoch, max(1, st.First))})
+		}
+	case bus.StartLast, bus.StartSince, bus.StartLastPerSubject:
+		if after, ok := f.seekRing(st, s.pattern, start.N, last); ok && start.Kind == bus.StartLast {
+			l.pos = after
+			break
+		}
+		release, err := f.slot(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		if start.Kind != bus.StartLastPerSubject {
+			l.pos, err = s.b.backend.Seek(ctx, stream, q)
+		} else {
+			l.batch, err = s.b.backend.LastPerSubject(ctx, stream, q)
+			l.pos, l.readAt, l.fresh, l.snapshot = last, time.Now(), true, true
+			for _, m := range l.batch {
+				m.Replayed = true
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if start.Kind != bus.StartNew && start.Kind != bus.StartAfter && start.Kind != startBehind {
+		// What limits took before the call is no gap: all is what is there.
+		l.pos = max(l.pos, min(max(1, st.First)-1, last))
+	}
+	return l, nil
+}
+
+// awaitReplay returns when the replay has been handled, or at once.
+func (s *subscription) awaitReplay(ctx context.Context, atOnce bool) error {
+	if atOnce {
+		return nil
+	}
+	select {
+	case <-s.caughtUp:
+		return nil
+	default:
+	}
+	select {
+	case <-s.caughtUp:
+		return nil
+	case <-s.done:
+		return s.Err() // nil when the handler itself has unsubscribed
+	case <-ctx.Done():
+		err := context.Cause(ctx)
+		s.end(err)
+		return err
+	}
+}
