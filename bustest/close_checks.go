@@ -33,6 +33,10 @@ var closeChecks = []Check{
 		Origin: "watermill#235, #446; dapr#9604",
 	},
 	{
+		Name: "CloseFinishesReplay", Run: closeFinishesReplay, Needs: []Ability{Streams},
+		Rule: "Close lets a replay come to the end of what was stored before it, also when a handler publishes meanwhile",
+	},
+	{
 		Name: "CloseServesHandlers", Run: closeServesHandlers,
 		Rule:   "while Close waits for them, handlers may still publish; others are refused",
 		Origin: "watermill#568: contexts that end before handlers are done",
@@ -222,6 +226,36 @@ func closeFlushes(c *C) {
 	for _, h := range roots {
 		c.judge(h, exactly(sequence("p", 1, n)...))
 	}
+}
+
+func closeFinishesReplay(c *C) {
+	b, _ := c.filled(50)
+	h := &history{name: "a.>, replayed while the bus is closed"}
+	gate, open := c.gate()
+	inside := make(chan struct{}, 1)
+	c.subscribeFunc(b, c.subject("a.>"), func(ctx context.Context, m *bus.Message) error {
+		h.message(m)
+		if string(m.Data) == numbered("p", 1) {
+			inside <- struct{}{}
+			<-gate
+			if err := b.Publish(ctx, c.subject("a.x"), []byte("late")); err != nil {
+				c.Errorf("Publish in a handler while Close waits for it: %v", err)
+			}
+		}
+		return nil
+	}, bus.All(), bus.Background(), bus.Buffer(4, 1<<20))
+	receive(c, inside, "the replay to begin")
+	ctx, cancel := context.WithTimeout(c.ctx, c.h.Settle+c.h.Patience)
+	defer cancel()
+	done := c.start(func() {
+		if err := b.Close(ctx); err != nil && !c.Failed() {
+			c.Errorf("Close: %v", err)
+		}
+	})
+	c.settle() // Close has begun
+	open()
+	receive(c, done, "Close to return")
+	c.judge(h, complete(sequence("p", 1, 50)...), ordered, unique)
 }
 
 func closeServesHandlers(c *C) {

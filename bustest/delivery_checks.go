@@ -26,7 +26,7 @@ var deliveryChecks = []Check{
 	},
 	{
 		Name: "HeadersRoundTrip", Run: headersRoundTrip, Needs: []Ability{Headers},
-		Rule: "headers arrive with the case of their keys and the order of their values",
+		Rule: "headers arrive with the case of their keys and the order of their values, and mean nothing to the bus",
 	},
 	{
 		Name: "BadHeader", Run: badHeader, Needs: []Ability{Headers},
@@ -164,6 +164,17 @@ func headersRoundTrip(c *C) {
 		}
 		if without.Header != nil {
 			c.Errorf("%s: a message without headers got %q", kind, without.Header)
+		}
+		// A word that a server may have for itself, on a message without data.
+		for _, status := range []string{"100", "200", "204", "404", "503"} {
+			c.publish(b, c.subject(kind), "", bus.WithHeader("Status", status))
+		}
+		c.publish(b, c.subject(kind), "end")
+		c.awaitText(h, "end")
+		all := []string{"with", "without", "", "", "", "", "", "end"}
+		c.judge(h, exactly(all...))
+		if kind == "held" {
+			c.checkStored(b, c.subject(kind), all...)
 		}
 	}
 }

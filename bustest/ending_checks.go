@@ -156,6 +156,19 @@ func untilEnds(c *C) {
 		if err := h.sub.Err(); !errors.Is(err, context.Canceled) {
 			c.Errorf("Err: want context.Canceled, have %v", err)
 		}
+
+		// It may end while Subscribe is at work.
+		for range 100 {
+			ctx, cancel := context.WithCancel(c.ctx)
+			cancelled := c.start(cancel)
+			sub, err := b.Subscribe(c.ctx, c.subject(root+".b"), h.handler(), bus.Until(ctx))
+			if err == nil {
+				receive(c, sub.Done(), "Done to close after Until's context has ended")
+			} else if !errors.Is(err, context.Canceled) {
+				c.Errorf("Subscribe whose Until ends: want nil or context.Canceled, have %v", err)
+			}
+			receive(c, cancelled, "the context to end")
+		}
 	})
 }
 

@@ -3,6 +3,8 @@ package bustest
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/jitney-go/jitney/bus"
@@ -15,8 +17,16 @@ var gapChecks = []Check{
 		Origin: "a prompt consumer of a stream with MaxMsgs=1000 got 10,285 of 20,000 messages and no word",
 	},
 	{
+		Name: "LimitsWin", Run: limitsWin, Needs: []Ability{Streams},
+		Rule: "what limits discard while the handler is slow isn't delivered any more but told as ErrGap, whichever limit it is",
+	},
+	{
 		Name: "TrimDuringReplay", Run: trimDuringReplay, Needs: []Ability{Streams},
 		Rule: "what limits discard during a replay is told as ErrGap, and nothing that is still stored is skipped",
+	},
+	{
+		Name: "TrimDuringSnapshot", Run: trimDuringSnapshot, Needs: []Ability{Streams},
+		Rule: "limits that discard during a replay of LastPerSubject don't make it one of everything",
 	},
 	{
 		Name: "ResumeGapTold", Run: resumeGapTold, Needs: []Ability{Streams},
@@ -57,6 +67,38 @@ func liveGapTold(c *C) {
 	c.awaitText(prompt, "end")
 	stored[end] = true
 	c.judge(prompt, accountedFor(inOrder(stored)), unique)
+}
+
+func limitsWin(c *C) {
+	b := c.Bus()
+	const n, left, size = 40, 10, 1 << 10
+	for root, cfg := range map[string]bus.StreamConfig{
+		"msgs":  {MaxMsgs: left},
+		"bytes": {MaxBytes: left * size},
+		"both":  {MaxMsgs: left, MaxMsgsPerSubject: 10 * n},
+	} {
+		cfg.Name, cfg.Subjects = c.stream(root), []string{c.subject(root + ".>")}
+		c.ensure(b, cfg)
+		h, open := c.block(b, root, wide)
+		prompt := c.subscribe(b, c.subject(root+".a"), wide)
+		cursors := []bus.Cursor{c.firstCursor(h)}
+		var texts []string
+		for _, text := range sequence("p", 1, n) {
+			texts = append(texts, text+strings.Repeat(" ", size))
+			cursors = append(cursors, c.store(b, c.subject(root+".a"), texts[len(texts)-1]))
+		}
+		c.awaitText(prompt, texts[n-1]) // so that the blocked one has been given all, too
+		open()
+		c.awaitText(h, texts[n-1])
+		c.judge(h, accountedFor(cursors), unique, func(events []event) *fault {
+			for at, e := range events {
+				if e.kind == delivered && slices.Contains(texts[:n-left], e.text) {
+					return &fault{at, "it was discarded before its turn"}
+				}
+			}
+			return nil
+		})
+	}
 }
 
 // firstCursor is where the message stands that blocks a handler.
@@ -106,6 +148,39 @@ func trimDuringReplay(c *C) {
 	c.judge(h, accountedFor(cursors), ordered, unique)
 	// What the stream still holds can't have been skipped: the last ones were never trimmed.
 	c.judge(h, complete(sequence("p", next-20, next-1)...))
+}
+
+func trimDuringSnapshot(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.*")}, MaxMsgs: 30})
+	c.publish(b, c.subject("a.first"), "first")
+	c.publish(b, c.subject("a.second"), "second")
+	old := sequence("old", 1, 20)
+	for _, text := range old {
+		c.publish(b, c.subject("a.third"), text)
+	}
+	h := &history{name: "the last messages, two of which are discarded meanwhile"}
+	live := sequence("live", 1, 10)
+	c.subscribeFunc(b, c.subject("a.*"), func(ctx context.Context, m *bus.Message) error {
+		h.message(m)
+		if string(m.Data) == "first" {
+			for _, text := range live {
+				if err := b.Publish(ctx, c.subject("a.fourth"), []byte(text)); err != nil {
+					c.Errorf("Publish in a handler: %v", err)
+				}
+			}
+		}
+		return nil
+	}, bus.LastPerSubject(), bus.OnError(h.hook()))
+	c.awaitText(h, live[len(live)-1])
+	c.judge(h, complete(append(live, old[len(old)-1])...), ordered, unique, inStreamOrder, func(events []event) *fault {
+		for at, e := range events {
+			if e.kind == delivered && slices.Contains(old[:len(old)-1], e.text) {
+				return &fault{at, "it isn't the last of its subject"}
+			}
+		}
+		return nil
+	})
 }
 
 func resumeGapTold(c *C) {

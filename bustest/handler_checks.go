@@ -3,6 +3,7 @@ package bustest
 import (
 	"context"
 	"errors"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -21,7 +22,7 @@ var handlerChecks = []Check{
 	},
 	{
 		Name: "HookHarmsNobody", Run: hookHarmsNobody,
-		Rule: "a hook that panics harms nobody",
+		Rule: "a hook that panics or ends its goroutine harms nobody, and is called again",
 	},
 	{
 		Name: "HandlerContext", Run: handlerContext,
@@ -125,6 +126,19 @@ func hookHarmsNobody(c *C) {
 	}
 	c.awaitText(h, want[4])
 	c.judge(h, exactly(want...))
+
+	// The hook of the bus, which ends its goroutine as t.FailNow does.
+	e := c.env()
+	e.Options = append(e.Options, bus.OnError(func(p bus.Problem) {
+		e.problems.hook()(p)
+		runtime.Goexit()
+	}))
+	b = c.open(e)
+	c.subscribeFunc(b, c.subject("b"), func(_ context.Context, m *bus.Message) error { return errors.New(string(m.Data)) })
+	for _, text := range want {
+		c.publish(b, c.subject("b"), text)
+		c.await(e.problems, "the hook to be told", func(e event) bool { return e.kind == problem && e.problem.Err.Error() == text })
+	}
 }
 
 func handlerContext(c *C) {

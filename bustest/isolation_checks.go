@@ -35,6 +35,10 @@ var isolationChecks = []Check{
 		Rule: "what an uncaptured subject loses to a slow handler is the oldest, counted exactly and reported",
 	},
 	{
+		Name: "BufferBounds", Run: bufferBounds,
+		Rule: "Buffer bounds what waits for a blocked handler, however long and with whatever tick",
+	},
+	{
 		Name: "SlowCatchesUp", Run: slowCatchesUp, Needs: []Ability{Streams},
 		Rule: "on a captured subject a subscription that falls behind loses nothing",
 	},
@@ -203,6 +207,27 @@ func lossIsCounted(c *C) {
 		c.Errorf("%d messages were delivered, there was room for %d", got, room)
 	}
 	c.judge(h, ordered, unique, complete(slices.Clone(want[n-room:])...))
+}
+
+func bufferBounds(c *C) {
+	b := c.Bus()
+	const room, rounds = 8, 10
+	h, open := c.block(b, "free", bus.Buffer(room, 1<<20))
+	watch := c.subscribe(b, c.subject("free.end"))
+	for round := range rounds {
+		publisher := fmt.Sprint("r", round)
+		for _, text := range sequence(publisher, 1, room) {
+			c.publish(b, c.subject("free.a"), text)
+		}
+		c.publish(b, c.subject("free.end"), publisher)
+		c.awaitText(watch, publisher) // a tick has passed
+	}
+	open()
+	c.awaitText(h, numbered(fmt.Sprint("r", rounds-1), room))
+	c.settle() // what is waiting elsewhere
+	if n, dropped := len(h.all()), h.sub.Dropped(); dropped < (rounds-2)*room {
+		c.Errorf("%d messages were published to a handler with room for %d: %d were dropped, it saw %d events", rounds*room, room, dropped, n)
+	}
 }
 
 func slowCatchesUp(c *C) {

@@ -29,7 +29,7 @@ var replayChecks = []Check{
 	},
 	{
 		Name: "SinceTime", Run: sinceTime, Needs: []Ability{Streams},
-		Rule: "Since starts with the first message stored at or after the time",
+		Rule: "Since starts with the first message stored at or after the time, and with the oldest for the zero time",
 	},
 	{
 		Name: "LastPerSubject", Run: lastPerSubject, Needs: []Ability{Streams},
@@ -157,6 +157,9 @@ func sinceTime(c *C) {
 	}
 	future := c.subscribe(b, c.subject("a.>"), bus.Since(times[cursors[5]].Add(24*time.Hour)))
 	c.judge(future, exactly())
+	ever := c.subscribe(b, c.subject("a.>"), bus.Since(time.Time{}))
+	ever.name = "since the zero time"
+	c.judge(ever, exactly(sequence("p", 1, 6)...))
 	past := c.subscribe(b, c.subject("a.>"), bus.Since(times[cursors[0]].Add(-24*time.Hour)))
 	c.publish(b, c.subject("a.x"), "live")
 	c.awaitText(past, "live")

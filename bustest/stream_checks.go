@@ -33,6 +33,10 @@ var streamChecks = []Check{
 		Rule: "a subscription whose pattern EnsureStreams captures goes on or ends with ErrStreamChanged, never silent",
 	},
 	{
+		Name: "CaptureReturns", Run: captureReturns, Needs: []Ability{Streams},
+		Rule: "a subscription whose pattern is released and captured again gets each message once or ends with ErrStreamChanged",
+	},
+	{
 		Name: "MaxMsgs", Run: maxMsgs, Needs: []Ability{Streams},
 		Rule: "a stream keeps its newest MaxMsgs messages, in order",
 	},
@@ -181,21 +185,7 @@ func captureChanges(c *C) {
 	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.*")}})
 	c.publish(b, c.subject("a.x"), "after")
 	for _, h := range touched {
-		ended := c.start(func() {
-			select {
-			case <-h.sub.Done():
-				h.mark("Done has closed")
-			case <-c.ctx.Done():
-			}
-		})
-		e := c.await(h, "the message, or the end of the subscription", func(e event) bool { return e.kind == mark || e.text == "after" })
-		if e.kind != mark {
-			continue
-		}
-		<-ended
-		if err := h.sub.Err(); !errors.Is(err, bus.ErrStreamChanged) {
-			c.Errorf("%s: Err: want ErrStreamChanged, have %v", h.name, err)
-		}
+		c.goesOn(h, "after")
 	}
 	c.checkStored(b, c.subject("a.x"), "after")
 	c.publish(b, c.subject("b.y"), "unharmed")
@@ -203,6 +193,44 @@ func captureChanges(c *C) {
 	if err := apart.sub.Err(); err != nil {
 		c.Errorf("a subscription that has nothing to do with it: %v", err)
 	}
+}
+
+// goesOn reports whether a message comes; otherwise the subscription must have ended with ErrStreamChanged.
+func (c *C) goesOn(h *history, text string) bool {
+	ended := c.start(func() {
+		select {
+		case <-h.sub.Done():
+			h.mark("Done has closed")
+		case <-c.ctx.Done():
+		}
+	})
+	e := c.await(h, "the message, or the end of the subscription", func(e event) bool { return e.kind == mark || e.text == text })
+	if e.kind != mark {
+		return true
+	}
+	<-ended
+	if err := h.sub.Err(); !errors.Is(err, bus.ErrStreamChanged) {
+		c.Errorf("%s: Err: want ErrStreamChanged, have %v", h.name, err)
+	}
+	return false
+}
+
+func captureReturns(c *C) {
+	b := c.Bus()
+	captured := bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>"), c.subject("b.>")}}
+	released := bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("b.>")}}
+	c.ensure(b, captured)
+	h := c.subscribe(b, c.subject("a.x"))
+	for i, cfg := range []bus.StreamConfig{released, captured, released} {
+		c.ensure(b, cfg)
+		text := numbered("p", i+1)
+		c.publish(b, c.subject("a.x"), text)
+		if !c.goesOn(h, text) {
+			break
+		}
+	}
+	c.settle() // there is no order between the two places from which a second copy would come
+	c.judge(h, unique)
 }
 
 func maxMsgs(c *C) {
@@ -250,6 +278,18 @@ func maxBytes(c *C) {
 		c.Errorf("%d messages of %d bytes are stored, the limit is %d bytes", n, size, limit)
 	}
 	c.judge(h, exactly(all[len(all)-n:]...))
+
+	// The largest that is accepted does fit.
+	text, err := strings.Repeat("x", limit), bus.ErrTooLarge
+	for err != nil && text != "" {
+		text = text[:max(0, len(text)-7)]
+		if err = b.Publish(c.ctx, c.subject("a"), []byte(text)); err != nil && !errors.Is(err, bus.ErrTooLarge) {
+			c.Fatalf("Publish of %d bytes to a stream of %d: want nil or ErrTooLarge, have %v", len(text), limit, err)
+		}
+	}
+	largest := c.subscribe(b, c.subject("a"), bus.Last(1))
+	largest.name = fmt.Sprintf("a message of %d bytes in a stream of %d", len(text), limit)
+	c.judge(largest, exactly(text))
 }
 
 func maxAge(c *C) {

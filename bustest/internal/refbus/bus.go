@@ -70,12 +70,22 @@ func Open(cfg Config, opts ...bus.OpenOption) (bus.Bus, error) {
 			return nil, fmt.Errorf("refbus: open %s: %w", cfg.Dir, err)
 		}
 	}
-	go func() {
-		for p := range b.hook {
-			tell(b.o.ErrorHook, p)
+	go b.tellHook()
+	return b, nil
+}
+
+// tellHook tells the hook of the bus, on a new goroutine when it has ended its own.
+func (b *Bus) tellHook() {
+	finished := false
+	defer func() {
+		if !finished && !b.bug("hookSilenced") {
+			go b.tellHook()
 		}
 	}()
-	return b, nil
+	for p := range b.hook {
+		tell(b.o.ErrorHook, p)
+	}
+	finished = true
 }
 
 func (b *Bus) bug(name string) bool { return b.cfg.Bug == name }
@@ -194,7 +204,7 @@ func (b *Bus) message(subject string, data []byte, header bus.Header) *bus.Messa
 
 // send hands an uncaptured message to the queues. b.mu is held.
 func (b *Bus) send(ctx context.Context, m *bus.Message) error {
-	if len(m.Data) == 0 && b.bug("nilDropped") {
+	if len(m.Data) == 0 && (b.bug("nilDropped") || m.Header.Value("Status") != "" && b.bug("statusDropped")) {
 		return nil
 	}
 	members := map[string][]*subscription{}
@@ -258,7 +268,6 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		return nil, err
 	}
 	b.subs = append(b.subs, s)
-	b.mu.Unlock()
 	if o.Until != nil {
 		s.stopUntil = context.AfterFunc(o.Until, func() {
 			if !b.bug("ignoreUntil") {
@@ -266,6 +275,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 			}
 		})
 	}
+	b.mu.Unlock()
 	go s.run()
 	if b.bug("leakGo") {
 		go func() { select {} }()

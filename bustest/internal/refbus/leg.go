@@ -47,6 +47,9 @@ func (l *leg) seek(s *subscription, start bus.Start) {
 			st.lost = max(st.lost, 1) // sequences start behind it, so that a hole is told
 		}
 	case bus.StartSince:
+		if start.Time.IsZero() && s.b.bug("zeroTimeIsNow") {
+			return
+		}
 		for _, m := range st.msgs {
 			if !m.Time.Before(start.Time) {
 				l.pos = m.Cursor.Sequence() - 1
@@ -86,6 +89,9 @@ func (s *subscription) takeFrom(l *leg) (*bus.Message, *bus.Problem) {
 			l.pos = st.msgs[1].Cursor.Sequence()
 		} else {
 			l.pos = st.lost
+		}
+		if s.b.bug("lastBecomesAll") {
+			l.only = nil
 		}
 		if !s.b.bug("silentGap") {
 			return nil, &bus.Problem{Err: gap, Pattern: s.pattern}

@@ -140,6 +140,9 @@ func (st *stream) trim(b *Bus) {
 	size := int64(0)
 	for _, m := range st.msgs {
 		size += int64(len(m.Data))
+		if b.bug("overheadForgotten") {
+			size += int64(len(m.Subject)) // which append doesn't count
+		}
 	}
 	if b.bug("bytesIgnored") {
 		size = 0
@@ -147,6 +150,9 @@ func (st *stream) trim(b *Bus) {
 	for st.cfg.MaxMsgs > 0 && int64(len(st.msgs)) > st.cfg.MaxMsgs || st.cfg.MaxBytes > 0 && size > st.cfg.MaxBytes {
 		if b.bug("evictNew") {
 			st.msgs = st.msgs[:len(st.msgs)-1]
+			return
+		}
+		if b.bug("slowSpared") && b.waitedFor(st, st.msgs[0]) {
 			return
 		}
 		size -= int64(len(st.msgs[0].Data))
@@ -164,6 +170,13 @@ func (st *stream) trim(b *Bus) {
 			}
 		}
 	}
+}
+
+// waitedFor reports whether a subscription has yet to take m.
+func (b *Bus) waitedFor(st *stream, m *bus.Message) bool {
+	return slices.ContainsFunc(b.subs, func(s *subscription) bool {
+		return slices.ContainsFunc(s.legs, func(l *leg) bool { return l.st == st && l.pos < m.Cursor.Sequence() })
+	})
 }
 
 func (st *stream) discardFirst() {
@@ -194,6 +207,10 @@ func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) er
 	}
 	b.mu.Unlock()
 	for _, s := range changed {
+		if b.bug("capturedTwice") {
+			s.follow()
+			continue
+		}
 		s.end(bus.ErrStreamChanged)
 	}
 	return err

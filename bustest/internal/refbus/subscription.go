@@ -106,6 +106,17 @@ func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptio
 	return s, nil
 }
 
+// follow gives the subscription a leg for each stream that it touches now, of the bug capturedTwice.
+func (s *subscription) follow() {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	for _, st := range s.b.streams {
+		if slices.ContainsFunc(st.cfg.Subjects, func(captured string) bool { return overlap(captured, s.pattern) }) {
+			s.legs = append(s.legs, &leg{st: st, pos: st.seq, past: st.seq, open: st.seq})
+		}
+	}
+}
+
 func (s *subscription) matches(subject string) bool {
 	p := s.pattern
 	switch s.b.cfg.Bug {
@@ -147,7 +158,11 @@ func (s *subscription) limits() (msgs, size int) {
 
 func (s *subscription) full(m *bus.Message) bool {
 	msgs, size := s.limits()
-	return len(s.queue) > 0 && (len(s.queue) >= msgs || s.bytes+len(m.Data) > size)
+	waiting := len(s.queue)
+	if s.b.bug("tickUnbounds") {
+		waiting -= s.open
+	}
+	return len(s.queue) > 0 && (waiting >= msgs || s.bytes+len(m.Data) > size)
 }
 
 // push queues an uncaptured message and drops the oldest ones for which there is no room.
@@ -248,7 +263,11 @@ func (s *subscription) next() (*bus.Message, *bus.Problem) {
 			s.b.mu.Unlock()
 			return nil, nil
 		}
-		m, p := s.take()
+		var m *bus.Message
+		var p *bus.Problem
+		if !(s.b.closing && !s.isCaught && s.b.bug("closeCutsReplay")) {
+			m, p = s.take()
+		}
 		drained := m == nil && p == nil && s.b.closing
 		if m == nil && p == nil {
 			s.checkCaughtUp()
