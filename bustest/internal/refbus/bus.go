@@ -145,7 +145,7 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.Pu
 	}
 	if b.bug("closeSendsOnClosed") {
 		b.mu.Unlock()
-		_ = pauseUntil(ctx, time.Millisecond) // so that Close comes in between
+		_ = pauseUntil(ctx, 20*time.Millisecond) // so that Close comes in between, also on a busy machine
 		b.mu.Lock()
 		if b.closing {
 			b.mu.Unlock()
