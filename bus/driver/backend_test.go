@@ -3,9 +3,13 @@ package driver_test
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -16,12 +20,18 @@ import (
 // scripted is a backend of one stream whose faults a test decides. It is as lazy as a
 // backend may be: nothing is delivered to a tail unless the test says so.
 type scripted struct {
+	// Set before open.
+	gate   func(pattern string, release func()) (ready, leave func())
+	before func(ctx context.Context, call string) error // called first in calls that ask or change something
+
 	mu       sync.Mutex
 	epoch    string
 	log      []*bus.Message
 	first    uint64 // what is before it was discarded
+	config   bus.StreamConfig
 	sink     driver.Sink
-	told     uint64 // the sequence that the tail has been given last
+	listens  map[driver.Sink]string // by their pattern
+	told     uint64                 // the sequence that the tail has been given last
 	tails    int
 	failures int // of the next calls of Read
 	closed   bool
@@ -30,7 +40,9 @@ type scripted struct {
 func open(t *testing.T, s *scripted, opts ...bus.OpenOption) *driver.Bus {
 	t.Helper()
 	s.epoch, s.first = "one", 1
-	b, err := driver.New(t.Context(), s, driver.Config{OpenOptions: bus.NewOpenOptions(opts)})
+	s.config = bus.StreamConfig{Name: "S", Subjects: []string{"a.>"}}
+	s.listens = map[driver.Sink]string{}
+	b, err := driver.New(t.Context(), s, driver.Config{OpenOptions: bus.NewOpenOptions(opts), Gate: s.gate})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		require.NoError(t, b.Close(context.Background()))
@@ -63,6 +75,20 @@ func (s *scripted) recreate(epoch string) {
 	s.epoch, s.log, s.first = epoch, nil, 1
 }
 
+// reconfigure changes the stream, as another process does.
+func (s *scripted) reconfigure(name string, subjects ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.config = bus.StreamConfig{Name: name, Subjects: subjects}
+}
+
+func (s *scripted) enter(ctx context.Context, call string) error {
+	if s.before == nil {
+		return nil
+	}
+	return s.before(ctx, call)
+}
+
 func (s *scripted) Limits() driver.Limits {
 	return driver.Limits{MaxPayload: 1000, StoredSize: func(string, bus.Header, []byte) int64 { return 1 }}
 }
@@ -70,17 +96,23 @@ func (s *scripted) Limits() driver.Limits {
 func (s *scripted) Streams(context.Context) ([]driver.Stream, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return []driver.Stream{{Epoch: s.epoch, Config: bus.StreamConfig{Name: "S", Subjects: []string{"a.>"}}}}, nil
+	return []driver.Stream{{Epoch: s.epoch, Config: s.config}}, nil
 }
 
-func (s *scripted) State(context.Context, string) (driver.State, error) {
+func (s *scripted) State(ctx context.Context, _ string) (driver.State, error) {
+	if err := s.enter(ctx, "State"); err != nil {
+		return driver.State{}, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := uint64(len(s.log))
 	return driver.State{Epoch: s.epoch, First: s.first, Last: n, Msgs: n + 1 - s.first, Dense: true}, nil
 }
 
-func (s *scripted) Read(_ context.Context, st driver.Stream, q driver.Query) (driver.Batch, error) {
+func (s *scripted) Read(ctx context.Context, st driver.Stream, q driver.Query) (driver.Batch, error) {
+	if err := s.enter(ctx, "Read"); err != nil {
+		return driver.Batch{}, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.failures > 0 {
@@ -117,14 +149,37 @@ func (s *scripted) Tail(_ context.Context, st driver.Stream, after uint64, sink 
 
 func (s *scripted) Close() error { s.closed = true; return nil }
 
-func (s *scripted) Ensure(context.Context, bus.StreamConfig) error { return nil }
+func (s *scripted) Ensure(ctx context.Context, _ bus.StreamConfig) error {
+	return s.enter(ctx, "Ensure")
+}
 func (s *scripted) Append(context.Context, driver.Stream, *driver.Publication) (driver.Ack, error) {
 	return driver.Ack{}, errors.New("not scripted")
 }
-func (s *scripted) Send(context.Context, *driver.Publication) error { return nil }
-func (s *scripted) Flush(context.Context) error                     { return nil }
-func (s *scripted) Listen(context.Context, string, driver.Sink) (func(), error) {
-	return func() {}, nil
+
+func (s *scripted) Send(_ context.Context, p *driver.Publication) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for sink, pattern := range s.listens {
+		if bus.Match(pattern, p.Subject) {
+			sink.Deliver(driver.Entry{Message: &bus.Message{Subject: p.Subject, Data: p.Data}})
+		}
+	}
+	return nil
+}
+func (s *scripted) Flush(context.Context) error { return nil }
+
+func (s *scripted) Listen(ctx context.Context, pattern string, sink driver.Sink) (func(), error) {
+	if err := s.enter(ctx, "Listen"); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.listens[sink] = pattern
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.listens, sink)
+	}, nil
 }
 func (s *scripted) Seek(context.Context, driver.Stream, driver.Query) (uint64, error) { return 0, nil }
 func (s *scripted) LastPerSubject(context.Context, driver.Stream, driver.Query) ([]*bus.Message, error) {
@@ -137,8 +192,13 @@ type reader struct{ events chan string }
 
 func read(t *testing.T, b *driver.Bus, opts ...bus.SubscribeOption) (*reader, bus.Subscription) {
 	t.Helper()
+	return readPattern(t, b, "a.>", opts...)
+}
+
+func readPattern(t *testing.T, b *driver.Bus, pattern string, opts ...bus.SubscribeOption) (*reader, bus.Subscription) {
+	t.Helper()
 	r := &reader{make(chan string, 1000)}
-	sub, err := b.Subscribe(t.Context(), "a.>", func(_ context.Context, m *bus.Message) error {
+	sub, err := b.Subscribe(t.Context(), pattern, func(_ context.Context, m *bus.Message) error {
 		r.events <- string(m.Data)
 		return nil
 	}, append(opts, bus.OnError(func(p bus.Problem) {
@@ -155,11 +215,22 @@ func read(t *testing.T, b *driver.Bus, opts ...bus.SubscribeOption) (*reader, bu
 	return r, sub
 }
 
+// receive is for what must come.
+func receive[T any](t *testing.T, ch <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-ch:
+	case <-time.After(10 * time.Second):
+		require.Fail(t, "nothing has come")
+	}
+	return v
+}
+
 func (r *reader) want(t *testing.T, events ...string) {
 	t.Helper()
 	var got []string
 	for range events {
-		got = append(got, <-r.events)
+		got = append(got, receive(t, r.events))
 	}
 	require.Equal(t, events, got)
 }
@@ -275,4 +346,154 @@ func TestSubscribe_onlyNewStartsAtTheStoresEndNotAtTheFeeds(t *testing.T) {
 		for len(second.events) > 0 && yield(<-second.events) {
 		}
 	}))
+}
+
+func TestGate_mayReleaseWhatHasEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var release func()
+		s := scripted{gate: func(_ string, r func()) (ready, leave func()) {
+			release = r
+			return func() {}, func() {}
+		}}
+		b := open(t, &s)
+		_, sub := read(t, b)
+		require.NoError(t, sub.Unsubscribe(t.Context()))
+		release()
+		synctest.Wait()
+	})
+}
+
+// yield lets others come to where they wait for a lock, which nothing tells.
+func yield() {
+	for range 1000 {
+		runtime.Gosched()
+	}
+}
+
+func TestSubscribe_mayEndWhileItConnects(t *testing.T) {
+	asked, ask := make(chan struct{}), make(chan struct{})
+	pushed, push := make(chan struct{}), make(chan struct{})
+	ended := make(chan struct{})
+	var wait atomic.Bool // in State
+	s := scripted{
+		gate: func(pattern string, _ func()) (ready, leave func()) {
+			if pattern == "a.>" {
+				return func() {}, func() { close(ended) }
+			}
+			return func() { close(pushed); <-push }, func() {}
+		},
+		before: func(_ context.Context, call string) error {
+			if call == "State" && wait.Load() {
+				close(asked)
+				<-ask
+			}
+			return nil
+		},
+	}
+	b := open(t, &s)
+	readPattern(t, b, "a.x")
+	s.store("1")
+	wait.Store(true)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := b.Subscribe(t.Context(), "a.>", func(context.Context, *bus.Message) error { return nil }, bus.All())
+		failed <- err
+	}()
+	receive(t, asked)
+	wait.Store(false)
+	// While the other subscription holds the feed up, this one can't be connected to it.
+	go s.tell(1, 0)
+	receive(t, pushed)
+	close(ask)
+	yield()
+	s.reconfigure("S", "a.x")
+	b.Changed()
+	receive(t, ended)
+	yield()
+	close(push)
+	require.Error(t, receive(t, failed))
+}
+
+func TestSubscribe_doesNotRepeatAReplayInWhichTheStreamsChange(t *testing.T) {
+	var s scripted
+	b := open(t, &s)
+	s.store("1", "2", "3")
+	var got []string
+	_, err := b.Subscribe(t.Context(), "a.>", func(ctx context.Context, m *bus.Message) error {
+		if got = append(got, string(m.Data)); len(got) == 2 {
+			s.reconfigure("RENAMED", "a.>")
+			b.Changed()
+			<-ctx.Done()
+		}
+		return nil
+	}, bus.All())
+	require.ErrorIs(t, err, bus.ErrStreamChanged)
+	require.Equal(t, []string{"1", "2"}, got)
+}
+
+func TestSubscribe_endsWithItsContextWhileListenHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scripted{before: func(ctx context.Context, call string) error {
+			if call == "Listen" {
+				<-ctx.Done()
+			}
+			return ctx.Err()
+		}}
+		b := open(t, &s)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		_, err := b.Subscribe(ctx, "free.x", func(context.Context, *bus.Message) error { return nil })
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Equal(t, time.Second, time.Since(start))
+	})
+}
+
+func TestPublish_endsWithItsContextWhileEnsureStreamsHangs(t *testing.T) {
+	inside, proceed := make(chan struct{}), make(chan struct{})
+	s := scripted{before: func(ctx context.Context, call string) error {
+		if call == "Ensure" {
+			close(inside)
+			select {
+			case <-proceed:
+			case <-ctx.Done():
+			}
+		}
+		return nil
+	}}
+	b := open(t, &s)
+	r, _ := readPattern(t, b, "free.x")
+	ensured, waits, givesUp := make(chan error, 1), make(chan error, 1), make(chan error, 1)
+	go func() {
+		ensured <- b.EnsureStreams(t.Context(), bus.StreamConfig{Name: "OTHER", Subjects: []string{"other.>"}})
+	}()
+	receive(t, inside)
+	go func() { waits <- b.Publish(t.Context(), "free.x", []byte("waits")) }()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	go func() { givesUp <- b.Publish(ctx, "free.x", []byte("gives up")) }()
+	require.ErrorIs(t, receive(t, givesUp), context.DeadlineExceeded)
+	close(proceed)
+	require.NoError(t, receive(t, ensured))
+	require.NoError(t, receive(t, waits))
+	r.want(t, "waits")
+	require.Empty(t, r.events)
+}
+
+func TestSubscription_isGivenTheRestWhileAStreamCannotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := scripted{before: func(_ context.Context, call string) error {
+			if call == "Read" {
+				return bus.ErrUnavailable
+			}
+			return nil
+		}}
+		b := open(t, &s)
+		r, _ := readPattern(t, b, ">")
+		s.store("1", "2")
+		s.tell(2, 1) // 1 must be read
+		r.want(t, "unavailable")
+		require.NoError(t, b.Publish(t.Context(), "free.x", []byte("uncaptured")))
+		r.want(t, "uncaptured")
+	})
 }
