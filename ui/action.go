@@ -19,7 +19,8 @@ type Action struct{ id string }
 // OnClick calls the action when the element is clicked.
 func (a *Action) OnClick(opts ...EventOption) g.Node { return a.on("click", opts) }
 
-// OnSubmit calls the action when the form is submitted.
+// OnSubmit calls the action when the form is submitted. In a browser without JavaScript, too, unless the form has
+// a method of its own: see the package comment.
 func (a *Action) OnSubmit(opts ...EventOption) g.Node { return a.on("submit", opts) }
 
 // OnInput calls the action when the value of the field changes, with each key. See [Debounce].

@@ -196,7 +196,7 @@ func TestSignals_areWhatTheBrowserSentUntilTheServerSetsThem(t *testing.T) {
 	})
 	d := s.browser().open("/")
 	require.Equal(t, signals{"s1": {"draft", 0}, "s2": {7.0, 0}, "s3": {true, 0}}, d.signals)
-	require.Contains(t, d.html, `<input data-bind="s1">`)
+	require.Contains(t, d.html, `<input data-bind="s1" value="draft">`)
 	d.connect("worker-1", 1, d)
 	d.act("a1", signals{"s1": {"typed", 3}, "s2": {41, 1}, "s3": {false, 1}})
 	s.eventually(func() bool { return d.signal("s1") == "typed|41|false" }, "the signal is set")
@@ -229,7 +229,7 @@ func TestEvents_areAttributesFromAFixedList(t *testing.T) {
 		})
 	})
 	d := s.browser().open("/")
-	require.Contains(t, d.html, `<form data-on-submit="a1" data-clear="s1 s2" data-pin>`)
+	require.Contains(t, d.html, `<form data-on-submit="a1" data-clear="s1 s2" data-pin`)
 	require.Contains(t, d.html, `<button data-on-click="a2" data-set="{&#34;s2&#34;:&#34;\&#34;Rust\&#34; \u0026 \u003cb\u003e&#34;,&#34;s3&#34;:true}">`)
 	require.Contains(t, d.html, `<input data-on-input="a1" data-debounce="300" data-on-change="a2" data-ignore>`)
 }

@@ -23,6 +23,7 @@ type App struct {
 	assets  assets
 	tabs    registry
 	onces   outcomes
+	paces   paces
 	slots   chan struct{} // held while a view renders
 	hosts   hostRule
 	running inflight
@@ -69,7 +70,7 @@ func (v *App) Page(path string, fn func(c *Context)) {
 	}
 	p := &page{app: v, path: path, fn: fn}
 	v.mux.HandleFunc("GET "+pattern, p.serveDocument)
-	v.mux.HandleFunc("POST "+pattern, p.serveOpen)
+	v.mux.HandleFunc("POST "+pattern, p.servePost)
 }
 
 // Asset serves data under an address that changes with it, and returns the address. A stylesheet

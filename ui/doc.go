@@ -41,6 +41,15 @@
 // Content-Security-Policy that allows no inline script, no inline style (also no style
 // attributes) and nothing from other hosts.
 //
+// # Without JavaScript
+//
+// In a document, a form with [Action.OnSubmit] is one that a browser can send by itself. Then the page
+// function runs anew for that one request, with the form's fields and the values of [Set] as its
+// signals, then the action; the browser is sent back to the same address, or, when the action returns an error, shown the
+// page with it (status 422) and with what was typed. The address is the document's unless the form has
+// an action attribute. A submit button of such a form that has [Action.OnClick] calls its own
+// action instead. What a page is to know then is in its address, its form or the bus: there are no tabs.
+//
 // # Trust
 //
 // Signals and calls of actions come from the browser and are what form fields are: input to be checked.

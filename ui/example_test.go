@@ -58,7 +58,7 @@ func Example() {
 	}
 	_ = res.Body.Close() // it was read to its end
 	_, form, _ := strings.Cut(string(page), "</ol>")
-	form, _, _ = strings.Cut(form, "</main>")
+	form, _, _ = strings.Cut(form, `<input type="hidden"`) // what follows is for browsers without script
 	fmt.Println(form)
 	cancel()
 	http.DefaultClient.CloseIdleConnections()
@@ -66,5 +66,5 @@ func Example() {
 		log.Fatal(err)
 	}
 	// Output:
-	// <form data-on-submit="a1" data-clear="s1"><input data-bind="s1" aria-label="Message"><button>Send</button></form>
+	// <form data-on-submit="a1" data-clear="s1" method="post"><input data-bind="s1" aria-label="Message" name="s1" value=""><button>Send</button>
 }

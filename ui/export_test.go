@@ -4,7 +4,7 @@ import "time"
 
 // Shorten lets tests wait less. Zero durations stay as they are.
 type Shorten struct {
-	Patience, Unattached, Heartbeat, Unseen, Write, OnceMemory, Later time.Duration
+	Patience, Unattached, Heartbeat, Unseen, Write, OnceMemory, Later, Form time.Duration
 }
 
 func (v *App) Shorten(s Shorten) {
@@ -13,7 +13,7 @@ func (v *App) Shorten(s Shorten) {
 		to   *time.Duration
 	}{
 		{s.Patience, &v.limits.patience}, {s.Unattached, &v.limits.unattached}, {s.Heartbeat, &v.limits.heartbeat},
-		{s.Unseen, &v.limits.unseen}, {s.Write, &v.limits.write}, {s.OnceMemory, &v.limits.onceMemory}, {s.Later, &v.limits.later},
+		{s.Unseen, &v.limits.unseen}, {s.Write, &v.limits.write}, {s.OnceMemory, &v.limits.onceMemory}, {s.Later, &v.limits.later}, {s.Form, &v.limits.form},
 	} {
 		if d.from > 0 {
 			*d.to = d.from
@@ -48,3 +48,12 @@ func Diff(old, next string, effort int) ([]Splice, bool) { return diff(old, next
 
 // Checksum is what frames say about their text.
 func Checksum(s string) (int, uint32) { return checksum(s) }
+
+// Forms is what makes a view's forms work in a document.
+func Forms(view string, signals map[string]string, focus, once string) string {
+	values := map[string]signalValue{}
+	for id, v := range signals {
+		values[id] = signalValue{value: v}
+	}
+	return forms(view, values, focus, once)
+}

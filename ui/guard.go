@@ -43,7 +43,8 @@ func (v *App) guard(next http.Handler) http.Handler {
 		select {
 		case <-v.closing:
 			header.Set("Connection", "close")
-			if r.Method == http.MethodGet || r.Header.Get("X-Jitney") == "open" {
+			// Of the posts only those are let in that finish what a tab has begun.
+			if word := r.Header.Get("X-Jitney"); r.Method == http.MethodGet || word == "open" || word == "" {
 				v.refuse(w, errClosing)
 				return
 			}

@@ -21,6 +21,8 @@ type numbered struct {
 	Action  string                 `json:"act"`
 	Once    string                 `json:"once"`
 	Signals map[string]signalValue `json:"signals"`
+
+	form bool // from a form: what has failed is run again when it is sent again
 }
 
 // run is what becomes of a numbered action. Tabs that ask under the same once share it.
@@ -97,7 +99,7 @@ func (t *tab) act(r *run, a numbered) {
 		t.unlock()
 		// What the end of the tab has interrupted is asked for again, under its next one.
 		interrupted := errors.Is(err, context.Canceled) && t.ctx.Err() != nil
-		unknown = errors.Is(err, bus.ErrUnknownOutcome) || interrupted
+		unknown = errors.Is(err, bus.ErrUnknownOutcome) || interrupted || a.form && err != nil
 		t.sync()
 	}
 	if err != nil {

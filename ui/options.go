@@ -81,6 +81,7 @@ type limits struct {
 	write       time.Duration // for one write to a stream, and for a body to arrive
 	response    time.Duration // for a response that isn't a stream
 	slot        time.Duration // a view that renders for longer gives its place to others
+	form        time.Duration // for the action of a form
 	publish     time.Duration
 	subscribe   time.Duration
 	pace        time.Duration // between two frames of a tab
@@ -101,6 +102,7 @@ var defaultLimits = limits{
 	write:       10 * time.Second,
 	response:    time.Minute,
 	slot:        250 * time.Millisecond,
+	form:        30 * time.Second,
 	publish:     10 * time.Second,
 	subscribe:   30 * time.Second,
 	pace:        10 * time.Millisecond,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"html"
 	"io"
+	"mime"
 	"net/http"
 	"strings"
 	"sync"
@@ -20,14 +21,12 @@ type page struct {
 // serveDocument answers with a new tab's document.
 func (p *page) serveDocument(w http.ResponseWriter, r *http.Request) {
 	v := p.app
-	if dest := r.Header.Get("Sec-Fetch-Dest"); dest != "" && dest != "document" {
-		http.Error(w, "A page is a document of its own: it isn't given to a frame or a script.", http.StatusForbidden)
+	if !ownDocument(w, r) {
 		return
 	}
-	header := w.Header()
-	header.Set("Content-Type", "text/html; charset=utf-8")
-	header.Set("Cache-Control", "no-store")
 	if r.Method == http.MethodHead {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-store")
 		return // asking about a page opens no tab
 	}
 	t := newTab(p, v.session(w, r), "")
@@ -37,15 +36,25 @@ func (p *page) serveDocument(w http.ResponseWriter, r *http.Request) {
 	}
 	d := t.open(r, nil)
 	if d.err != nil {
-		w.WriteHeader(http.StatusInternalServerError)
+		p.answer(w, t, d, http.StatusInternalServerError, "")
+		return
 	}
-	if _, err := io.WriteString(w, p.write(t, d)); err != nil {
+	p.answer(w, t, d, http.StatusOK, "")
+}
+
+// answer writes the document, with an error above the view if there is one.
+func (p *page) answer(w http.ResponseWriter, t *tab, d document, status int, failure string) {
+	header := w.Header()
+	header.Set("Content-Type", "text/html; charset=utf-8")
+	header.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	if _, err := io.WriteString(w, p.write(t, d, failure)); err != nil {
 		t.log.Debug("ui: the browser didn't take its document", "error", err)
 	}
 }
 
 // write writes the document.
-func (p *page) write(t *tab, d document) string {
+func (p *page) write(t *tab, d document, failure string) string {
 	assets := &p.app.assets
 	meta := encodeText(struct {
 		Tab     string                 `json:"tab"`
@@ -68,7 +77,10 @@ func (p *page) write(t *tab, d document) string {
 		b.WriteString(`<link rel="stylesheet" href="` + address + `">`)
 	}
 	b.WriteString(`<script defer src="` + assets.address("ui.js") + `"></script></head><body><div id="jitney-root">`)
-	b.WriteString(d.html)
+	if failure != "" {
+		b.WriteString(`<p class="jitney-error" role="alert">` + html.EscapeString(failure) + `</p>`)
+	}
+	b.WriteString(forms(d.html, d.signals, d.focus, newID()))
 	b.WriteString(`</div><div id="jitney-status" role="status" aria-live="polite"></div></body></html>`)
 	return b.String()
 }
@@ -80,13 +92,22 @@ type opening struct {
 	Signals map[string]signalValue `json:"signals"`
 }
 
+// servePost tells the posts of our script from those of forms.
+func (p *page) servePost(w http.ResponseWriter, r *http.Request) {
+	kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	switch word := r.Header.Get("X-Jitney"); {
+	case word == "open":
+		p.serveOpen(w, r)
+	case word == "" && err == nil && kind == "application/x-www-form-urlencoded":
+		p.serveForm(w, r)
+	default:
+		http.Error(w, "A page takes no posts but those of its own script and forms.", http.StatusMethodNotAllowed)
+	}
+}
+
 // serveOpen gives a document that has lost its tab a new one.
 func (p *page) serveOpen(w http.ResponseWriter, r *http.Request) {
 	v := p.app
-	if r.Header.Get("X-Jitney") != "open" {
-		http.Error(w, "A page takes no posts but those of its own script.", http.StatusMethodNotAllowed)
-		return
-	}
 	var o opening
 	if !v.read(w, r, &o) {
 		return

@@ -34,6 +34,19 @@ func (v *App) read(w http.ResponseWriter, r *http.Request, into any) bool {
 		http.Error(w, "Want application/json and the header X-Jitney.", http.StatusUnsupportedMediaType)
 		return false
 	}
+	body, ok := v.body(w, r)
+	if !ok {
+		return false
+	}
+	if err := json.Unmarshal(body, into); err != nil {
+		http.Error(w, "The body is not what was agreed on.", http.StatusBadRequest)
+		return false
+	}
+	return true
+}
+
+// body reads the body of a post, or answers why it can't.
+func (v *App) body(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	// A body that trickles in must not hold the connection for ever.
 	rc := http.NewResponseController(w)
 	if err := rc.SetReadDeadline(time.Now().Add(v.limits.write)); err != nil {
@@ -53,13 +66,9 @@ func (v *App) read(w http.ResponseWriter, r *http.Request, into any) bool {
 		} else {
 			http.Error(w, "The body didn't arrive.", http.StatusBadRequest)
 		}
-		return false
+		return nil, false
 	}
-	if err := json.Unmarshal(body.Bytes(), into); err != nil {
-		http.Error(w, "The body is not what was agreed on.", http.StatusBadRequest)
-		return false
-	}
-	return true
+	return body.Bytes(), true
 }
 
 // refuse answers for a server that can't take another tab now.

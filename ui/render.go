@@ -18,6 +18,7 @@ type document struct {
 	title   string
 	shape   string // empty while the page function runs
 	signals map[string]signalValue
+	focus   string
 	err     error // the page function's
 }
 

@@ -56,7 +56,8 @@ func (s *Signal) Set(v any) {
 }
 
 // Bind ties a field (input, textarea or select) to the signal: the field shows its value, and what the
-// user enters is sent with the next action. A patch never writes to the field.
+// user enters is sent with the next action. A patch never writes to the field. In a form with
+// [Action.OnSubmit], a document names the field after the signal.
 func (s *Signal) Bind() g.Node { return g.Attr("data-bind", s.id) }
 
 func (s *Signal) format(v any) string {

@@ -92,7 +92,7 @@ func newTab(p *page, session, key string) *tab {
 		page:    p,
 		id:      newID(),
 		thread:  make(chan struct{}, 1),
-		limiter: rate.NewLimiter(rate.Limit(v.opts.ActionsPerSecond), max(1, int(2*v.opts.ActionsPerSecond))),
+		limiter: newLimiter(v.opts),
 		origin:  session,
 		openKey: key,
 		key:     key,
