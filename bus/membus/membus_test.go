@@ -4,11 +4,12 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
-	_ "github.com/jitney-go/jitney/bus/membus"
+	"github.com/jitney-go/jitney/bus/membus"
 )
 
 func Example() {
@@ -55,4 +56,43 @@ func TestOpen_refusesWhatItDoesNotKnowByName(t *testing.T) {
 		require.ErrorContains(t, err, want, url)
 		require.ErrorContains(t, err, "mem:", url)
 	}
+}
+
+// late holds the publishes of those up whose context says so, in the middle of the call.
+type late struct{ inside, proceed chan struct{} }
+
+func (l late) Inject(ctx context.Context, _ bus.Header) {
+	if ctx.Value(l) != nil {
+		l.inside <- struct{}{}
+		<-l.proceed
+	}
+}
+
+func (late) Extract(ctx context.Context, _ bus.Header) context.Context { return ctx }
+
+func TestClose_refusesAPublishWithAKeptHandlerContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := late{make(chan struct{}), make(chan struct{})}
+		b, err := membus.Open(0, bus.WithPropagator(l))
+		require.NoError(t, err)
+		require.NoError(t, b.EnsureStreams(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"held.>"}}))
+		kept, finish := make(chan context.Context), make(chan struct{})
+		_, err = b.Subscribe(t.Context(), "free", func(ctx context.Context, _ *bus.Message) error {
+			kept <- context.WithoutCancel(ctx)
+			<-finish
+			return nil
+		})
+		require.NoError(t, err)
+		require.NoError(t, b.Publish(t.Context(), "free", nil))
+		ctx := <-kept
+		closed, published := make(chan error), make(chan error)
+		go func() { closed <- b.Close(t.Context()) }()
+		synctest.Wait() // Close waits for the handler, and handlers may publish
+		go func() { published <- b.Publish(context.WithValue(ctx, l, true), "held.x", nil) }()
+		<-l.inside
+		close(finish)
+		require.NoError(t, <-closed)
+		close(l.proceed)
+		require.ErrorIs(t, <-published, bus.ErrClosed)
+	})
 }

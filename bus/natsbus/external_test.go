@@ -22,7 +22,13 @@ import (
 // startServer starts a NATS server on a free port (or the given one) of 127.0.0.1, as one elsewhere would be.
 func startServer(t *testing.T, dir string, port int) *server.Server {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	return startServerWith(t, server.Options{Port: port, StoreDir: dir})
+}
+
+func startServerWith(t *testing.T, o server.Options) *server.Server {
+	t.Helper()
+	o.Host, o.JetStream, o.NoSigs, o.NoLog = "127.0.0.1", true, true, true
+	s, err := server.NewServer(&o)
 	require.NoError(t, err)
 	s.Start()
 	require.True(t, s.ReadyForConnections(10*time.Second))
@@ -328,4 +334,26 @@ func TestElsewhere_oneConsumerServesAnyNumberOfSubscriptions(t *testing.T) {
 	stream, err = js.Stream(ctx, "CHAT")
 	require.NoError(t, err)
 	require.Zero(t, stream.CachedInfo().State.Consumers)
+}
+
+func TestElsewhere_publishingWhatTheUserMayNotIsForbidden(t *testing.T) {
+	permissions := &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"*.secret"}}}
+	s := startServerWith(t, server.Options{
+		Port: -1, StoreDir: t.TempDir(),
+		Users: []*server.User{{Username: "guest", Password: "guest", Permissions: permissions}},
+	})
+	var problems collector
+	b := openURL(t, "nats://guest:guest@"+s.Addr().String(), bus.OnError(problems.hook))
+	require.NoError(t, b.EnsureStreams(t.Context(), chat))
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	err := b.Publish(ctx, "chat.secret", nil)
+	require.ErrorIs(t, err, bus.ErrForbidden)
+	require.NotErrorIs(t, err, bus.ErrUnknownOutcome)
+	require.Zero(t, problems.told(bus.ErrForbidden), "the publisher was told")
+
+	require.NoError(t, b.Publish(ctx, "note.secret", nil), "the server doesn't answer")
+	eventually(t, func() bool { return problems.told(bus.ErrForbidden) == 1 }, "the hook of the bus to be told")
+	require.Equal(t, "note.secret", problems.problems[0].Subject)
+	require.NoError(t, b.Publish(ctx, "chat.Go", nil), "the rest is permitted")
 }
