@@ -36,6 +36,13 @@ type pages struct {
 
 // handle is the handler of the subscription.
 func (r *room) handle(_ context.Context, m *bus.Message) error {
+	if !m.Cursor.IsZero() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.captured = true
+		r.poke()
+		return nil
+	}
 	if bytes.HasPrefix(m.Data, r.rs.mark) {
 		return nil // our own
 	}
@@ -164,14 +171,10 @@ func (r *room) peer(id string, now time.Time) *peer {
 }
 
 // expire removes what other processes have said too long ago.
-func (r *room) expire(now time.Time, soon func(time.Time)) {
-	var late time.Duration
-	if !r.expectedAt.IsZero() {
-		late = now.Sub(r.expectedAt)
-	}
+func (r *room) expire(now time.Time, late time.Duration, soon func(time.Time)) {
 	for id, p := range r.peers {
 		if late > slumber && !p.expires.IsZero() {
-			// It was us who slept, or were stuck: what they have said meanwhile may be waiting.
+			// It was this process that slept: what they have said meanwhile may be waiting.
 			p.expires = p.expires.Add(late)
 			p.forget = p.expires.Add(remember)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
@@ -39,6 +40,7 @@ type room struct {
 
 	telling, tellAgain bool
 	over               bool
+	captured           bool // a stream has captured the subject since the room was subscribed to
 	tellers            sync.WaitGroup
 
 	// What is to be announced, and when.
@@ -265,7 +267,7 @@ func (r *room) tell() {
 func (r *room) call(hook func()) {
 	defer func() {
 		if p := recover(); p != nil {
-			r.rs.log.Error("presence: a function that is told of changes panicked", "subject", r.subject, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			r.rs.tell(slog.LevelError, "a function that is told of changes panicked", "subject", r.subject, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
 	hook()
@@ -284,6 +286,7 @@ func (r *room) run() {
 		sub   bus.Subscription
 		subAt time.Time // when to subscribe
 		fails int
+		late  time.Duration // how much later than planned the clock has woken us
 	)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -301,12 +304,16 @@ func (r *room) run() {
 				fails = 0
 			}
 		}
-		messages, next := r.plan(time.Now(), sub != nil)
+		if r.isCaptured() {
+			r.unsubscribe(r.rs.life, sub)
+			sub, subAt = nil, time.Time{}
+			continue // to be told why
+		}
+		messages, next := r.plan(time.Now(), late, sub != nil)
+		late = 0
 		r.publish(messages)
 		if r.rs.drop(r, sub != nil) {
-			ctx, cancel := context.WithTimeout(r.rs.life, busTimeout)
-			defer cancel()
-			r.unsubscribe(ctx, sub)
+			r.unsubscribe(r.rs.life, sub)
 			return
 		}
 		if sub == nil && (next.IsZero() || subAt.Before(next)) {
@@ -323,6 +330,7 @@ func (r *room) run() {
 		}
 		select {
 		case <-timer.C:
+			late = time.Since(next)
 		case <-r.wake:
 		case <-over:
 			r.rs.warn("the subscription has ended; subscribing again", "subject", r.subject, "error", sub.Err())
@@ -334,6 +342,15 @@ func (r *room) run() {
 		r.goodbye()
 	}
 	r.unsubscribe(r.rs.farewell, sub)
+}
+
+// isCaptured reports, once, that a message has come from a stream.
+func (r *room) isCaptured() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	captured := r.captured
+	r.captured = false
+	return captured
 }
 
 // subscribe listens to the room and prepares to ask who is there.
@@ -351,7 +368,7 @@ func (r *room) subscribe() (bus.Subscription, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.askAll, r.askAt = true, time.Now()
-	r.whole = true
+	r.whole, r.captured = true, false
 	return sub, nil
 }
 
@@ -359,6 +376,8 @@ func (r *room) unsubscribe(ctx context.Context, sub bus.Subscription) {
 	if sub == nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, busTimeout)
+	defer cancel()
 	if err := sub.Unsubscribe(ctx); err != nil {
 		r.rs.warn("unsubscribe", "subject", r.subject, "error", err)
 	}
@@ -397,7 +416,7 @@ func (r *room) spread() time.Duration {
 func jitter(d time.Duration) time.Duration { return rand.N(max(d, 1)) }
 
 // plan does what is due and returns what is to be published now, and when to look again; the zero time is never.
-func (r *room) plan(now time.Time, listening bool) (messages []*message, next time.Time) {
+func (r *room) plan(now time.Time, late time.Duration, listening bool) (messages []*message, next time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	soon := func(t time.Time) {
@@ -419,7 +438,7 @@ func (r *room) plan(now time.Time, listening bool) (messages []*message, next ti
 		r.remove(nil, id)
 		r.dirty[id] = struct{}{}
 	}
-	r.expire(now, soon)
+	r.expire(now, late, soon)
 	if !listening {
 		return nil, next
 	}
@@ -554,7 +573,8 @@ func (r *room) news(now time.Time) []*message {
 
 func (r *room) publish(messages []*message) {
 	for _, m := range messages {
-		ctx, cancel := context.WithTimeout(r.rs.life, busTimeout)
+		// Meanwhile nobody expires, so don't wait for long.
+		ctx, cancel := context.WithTimeout(r.rs.life, min(r.rs.every, busTimeout))
 		err := r.rs.bus.Publish(ctx, r.subject, m.encode())
 		cancel()
 		if err == nil {
@@ -578,6 +598,7 @@ func (r *room) publish(messages []*message) {
 			r.beatAt = r.notBefore
 		}
 		r.mu.Unlock()
+		r.poke() // to plan again
 		r.rs.warn("can't publish; trying again", "subject", r.subject, "error", err)
 		return
 	}

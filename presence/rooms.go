@@ -92,8 +92,8 @@ type Rooms struct {
 	ended  chan struct{}    // closed when the last room has ended after Close
 	live   int              // rooms whose goroutines run
 
-	warnMu sync.Mutex
-	warned map[string]time.Time
+	toldMu sync.Mutex
+	told   map[string]time.Time // when a kind of problem was logged
 }
 
 // Open returns the rooms whose subjects are prefix, a dot, and the room's name as [Token]
@@ -103,7 +103,7 @@ type Rooms struct {
 // captures what is under it, a bad option, or the bus's.
 func Open(ctx context.Context, b bus.Bus, prefix string, opts ...Option) (*Rooms, error) {
 	rs := &Rooms{bus: b, prefix: prefix, every: defaultEvery, grace: defaultGrace, log: slog.Default(),
-		id: rand.Text(), open: map[string]*room{}, ended: make(chan struct{}), warned: map[string]time.Time{}}
+		id: rand.Text(), open: map[string]*room{}, ended: make(chan struct{}), told: map[string]time.Time{}}
 	for _, o := range opts {
 		o(rs)
 	}
@@ -252,17 +252,19 @@ func (rs *Rooms) Close(ctx context.Context) error {
 }
 
 // warn logs a problem, one of each kind in ten seconds.
-func (rs *Rooms) warn(kind string, args ...any) {
+func (rs *Rooms) warn(kind string, args ...any) { rs.tell(slog.LevelWarn, kind, args...) }
+
+func (rs *Rooms) tell(level slog.Level, kind string, args ...any) {
 	now := time.Now()
-	rs.warnMu.Lock()
-	last, told := rs.warned[kind]
+	rs.toldMu.Lock()
+	last, told := rs.told[kind]
 	told = told && now.Sub(last) < 10*time.Second
 	if !told {
-		rs.warned[kind] = now
+		rs.told[kind] = now
 	}
-	rs.warnMu.Unlock()
+	rs.toldMu.Unlock()
 	if !told {
-		rs.log.Warn("presence: "+kind, args...)
+		rs.log.Log(context.Background(), level, "presence: "+kind, args...)
 	}
 }
 
