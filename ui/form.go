@@ -38,13 +38,13 @@ func (p *page) serveForm(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "The form is not one of this page. Go back, load the page again, and send it once more.", http.StatusBadRequest)
 		return
 	}
-	t := newTab(p, session, "")
+	t := newTab(p, session, "", signals)
 	defer t.end()
 	if _, err := v.tabs.add(t); err != nil {
 		v.refuse(w, err)
 		return
 	}
-	if d := t.open(r, signals); d.err != nil {
+	if d := t.open(r); d.err != nil {
 		p.answer(w, t, d, http.StatusInternalServerError, "")
 		return
 	}

@@ -57,6 +57,7 @@ var (
 // submit starts a numbered action, or finds what became of it. first tells that it is
 // worth a wait: the tab hasn't asked for this run before. It doesn't wait for the tab's thread.
 func (t *tab) submit(a numbered, allow func() bool) (r *run, first bool, err error) {
+	a.Action = a.Action[:min(len(a.Action), 32)] // it is logged, and told to its user
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ended {
@@ -72,9 +73,14 @@ func (t *tab) submit(a numbered, allow func() bool) (r *run, first bool, err err
 		}
 		first = true
 	case a.N < t.number:
+		if r := t.app.onces.find(a.Once); r != nil {
+			return r, false, nil // it was refused, perhaps, after a goodbye
+		}
 		return endedRun, false, nil
 	case !t.run.ended() || !t.run.unknown:
 		return t.run, false, nil
+	case !allow():
+		return nil, false, errRate
 	}
 	if !t.app.running.enter() {
 		return nil, false, errClosing
@@ -108,10 +114,10 @@ func (t *tab) act(r *run, a numbered) {
 		}
 	}
 	t.mu.Lock()
-	r.err, r.unknown = err, unknown
+	r.err, r.unknown = brief(err), unknown
 	close(r.done)
 	if t.run == r && t.late && !unknown {
-		t.doneNote = encode(doneEvent{Tab: t.id, Done: a.N, Error: message(err)})
+		t.doneNote = encode(doneEvent{Tab: t.id, Done: a.N, Error: message(r.err)})
 	}
 	s := t.seat
 	t.mu.Unlock()
@@ -145,6 +151,17 @@ func (t *tab) waitLonger(r *run) bool {
 	}
 	t.late = true
 	return true
+}
+
+// longestError is how many bytes of an action's error are kept for its user.
+const longestError = 2048
+
+// brief cuts an error that is long: it is remembered for two minutes, and may quote what was posted.
+func brief(err error) error {
+	if text := message(err); len(text) > longestError {
+		return errors.New(strings.ToValidUTF8(text[:longestError], "") + "…")
+	}
+	return err
 }
 
 func message(err error) string {
@@ -205,6 +222,13 @@ func (o *outcomes) claim(once string) (r *run, fresh bool) {
 	r = &run{done: make(chan struct{})}
 	o.byOnce[once] = r
 	return r, true
+}
+
+// find returns what became of once, or nil.
+func (o *outcomes) find(once string) *run {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.byOnce[once]
 }
 
 // settle starts the time for which the outcome of once is remembered.

@@ -49,17 +49,21 @@ type textCache struct {
 const entryCost = 128
 
 func (c *textCache) find(key any) (string, bool) {
-	c.mu.RLock()
-	text, ok := c.young[key]
-	aged := false
-	if !ok {
-		text, aged = c.old[key]
-	}
-	c.mu.RUnlock()
+	text, ok, aged := c.look(key)
 	if aged {
 		c.store(key, text)
 	}
 	return text, ok || aged
+}
+
+// look panics when key isn't comparable, and must not keep the lock then.
+func (c *textCache) look(key any) (text string, young, aged bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if text, young = c.young[key]; !young {
+		text, aged = c.old[key]
+	}
+	return text, young, aged
 }
 
 func (c *textCache) store(key any, text string) {

@@ -29,12 +29,12 @@ func (p *page) serveDocument(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		return // asking about a page opens no tab
 	}
-	t := newTab(p, v.session(w, r), "")
+	t := newTab(p, v.session(w, r), "", nil)
 	if _, err := v.tabs.add(t); err != nil {
 		v.refuse(w, err)
 		return
 	}
-	d := t.open(r, nil)
+	d := t.open(r)
 	if d.err != nil {
 		p.answer(w, t, d, http.StatusInternalServerError, "")
 		return
@@ -117,7 +117,7 @@ func (p *page) serveOpen(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	session := v.session(w, r)
-	t := newTab(p, session, o.Key)
+	t := newTab(p, session, o.Key, o.Signals)
 	existing, err := v.tabs.add(t)
 	if err != nil {
 		v.refuse(w, err)
@@ -129,7 +129,7 @@ func (p *page) serveOpen(w http.ResponseWriter, r *http.Request) {
 		t = existing
 		d = t.again(r.Context())
 	} else {
-		d = t.open(r, o.Signals)
+		d = t.open(r)
 	}
 	if o.Shape != "" && d.shape != "" && o.Shape != d.shape {
 		t.end()
@@ -149,10 +149,8 @@ func (p *page) serveOpen(w http.ResponseWriter, r *http.Request) {
 }
 
 // open runs the page function and returns the document, an empty one if that takes too long.
-func (t *tab) open(r *http.Request, restored map[string]signalValue) document {
+func (t *tab) open(r *http.Request) document {
 	v := t.app
-	t.title = v.opts.DocumentTitle
-	t.restored = restored
 	c := &Context{tab: t}
 	c.request = r.Clone(context.WithoutCancel(r.Context()))
 	c.request.Body = http.NoBody

@@ -2,6 +2,7 @@ package ui
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"mime"
@@ -183,6 +184,7 @@ func (v *App) serveBye(w http.ResponseWriter, r *http.Request) {
 		S    uint64     `json:"s"`
 		Acts []numbered `json:"acts"`
 	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBye)
 	if !v.read(w, r, &bye) {
 		return
 	}
@@ -193,13 +195,21 @@ func (v *App) serveBye(w http.ResponseWriter, r *http.Request) {
 	}
 	t.touch()
 	t.depart(bye.W, bye.S)
-	if len(bye.Acts) > 0 && v.running.enter() {
+	if len(bye.Acts) > 0 && t.finishing.CompareAndSwap(false, true) {
+		if !v.running.enter() {
+			t.finishing.Store(false)
+			return
+		}
 		go func() {
 			defer v.running.leave()
+			defer t.finishing.Store(false)
 			t.finish(bye.Acts)
 		}()
 	}
 }
+
+// maxBye is as much as a page that is left can send.
+const maxBye = 64 << 10
 
 // depart takes the tab out of the stream that its document named, unless a newer one has it.
 func (t *tab) depart(w string, s uint64) {
@@ -216,12 +226,21 @@ func (t *tab) depart(w string, s uint64) {
 
 // finish runs the actions that a document left behind, one after the other.
 func (t *tab) finish(acts []numbered) {
+	ctx, cancel := context.WithCancel(t.ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-t.app.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	for _, a := range acts {
 		if a.N == 0 || !onceForm.MatchString(a.Once) {
 			continue
 		}
-		if err := t.limiter.Wait(t.ctx); err != nil {
-			return // the tab has ended
+		if err := t.limiter.Wait(ctx); err != nil {
+			return // the tab or the server has ended
 		}
 		for {
 			run, _, err := t.submit(a, func() bool { return true })

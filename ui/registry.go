@@ -57,7 +57,16 @@ func (r *registry) insert(t *tab) (existing, victim *tab, err error) {
 		r.sessions = map[string]map[*tab]struct{}{}
 	}
 	if other := r.byOwner[owner{t.origin, t.openKey}]; other != nil {
-		return other, nil, nil
+		other.mu.Lock()
+		used := other.attached
+		other.mu.Unlock()
+		if !used && other.page == t.page {
+			return other, nil, nil
+		}
+		// Its document had it and has lost it: it counts its actions from 1 again.
+		r.take(other)
+		r.put(t)
+		return nil, other, nil
 	}
 	switch {
 	case len(r.sessions[t.origin]) >= t.app.opts.MaxTabsPerSession:

@@ -25,10 +25,10 @@ type document struct {
 // begin runs the page function and renders the first view. It reports the document, unless
 // nobody waits for it any more; then the view comes on the stream.
 func (t *tab) begin(c *Context, report func(document) bool) {
-	if !t.lock(t.ctx) {
+	defer t.unlock()
+	if t.ctx.Err() != nil {
 		return
 	}
-	defer t.unlock()
 	err := t.call("the page", func() error { t.page.fn(c); return nil })
 	c.request, t.restored = nil, nil
 	if err == nil && t.view == nil {
@@ -197,6 +197,7 @@ func (t *tab) keep(f *frame, s *seat, base uint64, text string) bool {
 	f.Focus = t.focus
 	if f.HTML == nil && f.Edits == nil && len(f.Signals) == 0 && f.Title == "" && f.Focus == "" {
 		again := t.stale
+		t.cutAt = time.Now() // a view that looks the same has cost as much
 		t.mu.Unlock()
 		if again {
 			s.wake()

@@ -150,7 +150,7 @@ func (v *App) serveStream(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	number, err := strconv.ParseUint(query.Get("s"), 10, 64)
 	list := query["t"]
-	if err != nil || !validKey(query.Get("w")) || len(list) > v.opts.MaxTabsPerSession {
+	if err != nil || !validKey(query.Get("w")) {
 		http.Error(w, "bad stream address", http.StatusBadRequest)
 		return
 	}
@@ -184,7 +184,12 @@ func (v *App) serveStream(w http.ResponseWriter, r *http.Request) {
 	}
 	defer v.leaveStream(st)
 	out.add([]byte(":\n\n"))
-	for _, entry := range list {
+	for i, entry := range list {
+		if i >= v.opts.MaxTabsPerSession { // the others go on
+			id, _, _ := strings.Cut(entry, ".")
+			out.add(encode(goneEvent{Tab: id, Gone: true}))
+			continue
+		}
 		out.add(v.seatTab(st, entry))
 	}
 	if other != nil {

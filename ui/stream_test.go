@@ -322,7 +322,7 @@ func TestSync_framesKeepAPace(t *testing.T) {
 func TestStream_refusesMalformedAddresses(t *testing.T) {
 	s := serve(t, ui.Options{MaxTabsPerSession: 3}, ui.Shorten{}, counter)
 	b := s.browser()
-	for _, query := range []string{"", "w=worker-1", "w=x&s=1", "w=worker-1&s=-1", "w=worker%0a1&s=1", "w=worker-1&s=1" + strings.Repeat("&t=A.B.1", 4)} {
+	for _, query := range []string{"", "w=worker-1", "w=x&s=1", "w=worker-1&s=-1", "w=worker%0a1&s=1"} {
 		res, _ := b.get("/_ui/stream?" + query)
 		require.Equal(t, http.StatusBadRequest, res.StatusCode, query)
 	}

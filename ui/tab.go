@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -32,7 +33,8 @@ type tab struct {
 	thread chan struct{}
 	threaded
 
-	limiter *rate.Limiter
+	limiter   *rate.Limiter
+	finishing atomic.Bool // what its document left behind runs
 
 	mu sync.Mutex
 	// Who the tab belongs to.
@@ -85,7 +87,8 @@ type threaded struct {
 	publishes *publishing     // of the action that runs, or nil
 }
 
-func newTab(p *page, session, key string) *tab {
+// newTab returns a tab whose thread is taken, until its page function has run.
+func newTab(p *page, session, key string, restored map[string]signalValue) *tab {
 	v := p.app
 	t := &tab{
 		app:     v,
@@ -101,6 +104,8 @@ func newTab(p *page, session, key string) *tab {
 	// The whole id would let a reader of the log act as the tab's user.
 	t.log = v.log.With("page", p.path, "tab", t.id[:6])
 	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.title, t.restored = v.opts.DocumentTitle, restored
+	t.thread <- struct{}{}
 	return t
 }
 

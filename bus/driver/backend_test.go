@@ -497,3 +497,27 @@ func TestSubscription_isGivenTheRestWhileAStreamCannotBeRead(t *testing.T) {
 		r.want(t, "uncaptured")
 	})
 }
+func TestSubscribe_triesAgainWhenTheStreamsChangeWhileItConnects(t *testing.T) {
+	ended := make(chan struct{})
+	var b *driver.Bus
+	var s scripted
+	var change sync.Once
+	s.gate = func(string, func()) (ready, leave func()) {
+		return func() {}, sync.OnceFunc(func() { ended <- struct{}{} })
+	}
+	s.before = func(_ context.Context, call string) error {
+		if call == "State" && b != nil {
+			change.Do(func() {
+				s.reconfigure("RENAMED", "a.>")
+				b.Changed()
+				<-ended
+			})
+		}
+		return nil
+	}
+	b = open(t, &s)
+	sub, err := b.Subscribe(t.Context(), "a.>", func(context.Context, *bus.Message) error { return nil })
+	require.NoError(t, err)
+	go func() { <-ended }()
+	require.NoError(t, sub.Unsubscribe(t.Context()))
+}

@@ -66,7 +66,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 			s.mu.Unlock()
 			return s, nil
 		}
-		again := errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||
+		again := errors.Is(err, errEnded) || errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||
 			attempt == 0 && errors.Is(err, bus.ErrNoStream)
 		if !again || attempt == 3 || ctx.Err() != nil {
 			return nil, cause(ctx, err)

@@ -309,6 +309,7 @@ func TestElsewhere_survivesARestartOfTheServer(t *testing.T) {
 	require.Equal(t, []string{"before", "after"}, slices.DeleteFunc(texts, func(s string) bool { return s == "during" }))
 	require.Zero(t, captured.told(bus.ErrGap))
 	require.Equal(t, 1, uncaptured.told(bus.ErrSlow), "an interruption may have lost uncaptured messages, and that is told")
+	require.NoError(t, b.Close(ctx), "before the server, which would be waited for")
 }
 
 func TestElsewhere_oneConsumerServesAnyNumberOfSubscriptions(t *testing.T) {
