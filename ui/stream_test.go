@@ -181,7 +181,7 @@ func TestStream_tellsStrangersThatTheTabIsGone(t *testing.T) {
 }
 
 func TestStream_beatsAndIsClosedWhenNobodySaysToHaveSeenIt(t *testing.T) {
-	s := serve(t, ui.Options{}, ui.Shorten{Heartbeat: 5 * time.Millisecond, Unseen: 100 * time.Millisecond}, counter)
+	s := serve(t, ui.Options{}, ui.Shorten{Heartbeat: 5 * time.Millisecond, Unseen: 700 * time.Millisecond}, counter)
 	b := s.browser()
 	d := b.open("/")
 	st := b.connect("worker-1", 1, d)
@@ -192,7 +192,7 @@ func TestStream_beatsAndIsClosedWhenNobodySaysToHaveSeenIt(t *testing.T) {
 		return e.HB && json.Unmarshal(e.V, &versions) == nil && versions[d.tab] == 2
 	})
 	began := time.Now()
-	for time.Since(began) < 300*time.Millisecond {
+	for time.Since(began) < 1200*time.Millisecond {
 		res, _ := b.post("/_ui/seen", "seen", map[string]any{"w": "worker-1", "s": 1})
 		require.Equal(t, http.StatusNoContent, res.StatusCode)
 		require.Equal(t, 1, s.app.Streams())
