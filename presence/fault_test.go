@@ -295,7 +295,7 @@ func testViews(t *testing.T, random *rand.Rand) {
 // Many processes that open a room at once, as after a deployment.
 func TestManyProcesses_dontStorm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const n = 100
+		const n = 50
 		b := &fault{Bus: openBus(t, "mem:")}
 		var visits []*presence.Visit
 		for i := range n {

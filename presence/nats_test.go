@@ -64,6 +64,7 @@ func becomes(t *testing.T, v *presence.Visit, within time.Duration, want ...stri
 }
 
 func TestNATS_aKilledProcessIsGoneWithinSeconds(t *testing.T) {
+	t.Parallel()
 	s := startServer(t, t.TempDir(), -1)
 	x, y := open(t, openBus(t, s.ClientURL())), open(t, openBus(t, s.ClientURL()))
 	a := join(t, x, "Go", "a")
@@ -92,6 +93,7 @@ func TestNATS_aKilledProcessIsGoneWithinSeconds(t *testing.T) {
 }
 
 func TestNATS_embedded(t *testing.T) {
+	t.Parallel()
 	b := openBus(t, "nats:"+t.TempDir())
 	require.NoError(t, b.EnsureStreams(t.Context(), bus.StreamConfig{Name: "CHAT", Subjects: []string{"chat.>"}}))
 	_, err := presence.Open(t.Context(), b, "chat.here")
@@ -114,11 +116,13 @@ func TestNATS_embedded(t *testing.T) {
 
 // The server goes away and comes back: everybody is seen again.
 func TestNATS_anOutageIsSurvived(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	s := startServer(t, dir, -1)
 	quick := presence.Every(100 * time.Millisecond)
 	quietBus := bus.WithLogger(slog.New(slog.DiscardHandler))
-	x, y := open(t, openBus(t, s.ClientURL(), quietBus), quick, quiet), open(t, openBus(t, s.ClientURL(), quietBus), quick, quiet)
+	busX, busY := openBus(t, s.ClientURL(), quietBus), openBus(t, s.ClientURL(), quietBus)
+	x, y := open(t, busX, quick, quiet), open(t, busY, quick, quiet)
 	a, b := join(t, x, "Go", "a"), join(t, y, "Go", "b")
 	becomes(t, a, 2*time.Second, "a", "b")
 	becomes(t, b, 2*time.Second, "a", "b")
@@ -130,4 +134,7 @@ func TestNATS_anOutageIsSurvived(t *testing.T) {
 	startServer(t, dir, port)
 	becomes(t, a, 15*time.Second, "a", "b")
 	becomes(t, b, 15*time.Second, "a", "b")
+	for _, c := range []interface{ Close(context.Context) error }{x, y, busX, busY} { // before the server
+		require.NoError(t, c.Close(t.Context()))
+	}
 }

@@ -22,6 +22,10 @@ const (
 	retryPause    = time.Second            // after a publish that failed
 	pageSize      = 32 << 10               // bytes of a message
 	minPageSize   = 256
+
+	// What may wait for the handler: everybody answers at once.
+	bufferMessages = 8192
+	bufferBytes    = 32 << 20
 )
 
 // room is one room as this process sees it. A goroutine of its own (run) does what needs the bus.
@@ -361,7 +365,7 @@ func (r *room) subscribe() (bus.Subscription, error) {
 	if err := r.rs.checkUncaptured(ctx, r.subject); errors.Is(err, ErrCaptured) {
 		return nil, err
 	}
-	sub, err := r.rs.bus.Subscribe(ctx, r.subject, r.handle, bus.OnError(r.problem))
+	sub, err := r.rs.bus.Subscribe(ctx, r.subject, r.handle, bus.OnError(r.problem), bus.Buffer(bufferMessages, bufferBytes))
 	if err != nil {
 		return nil, err
 	}
@@ -410,7 +414,13 @@ func (r *room) ask(id string, now time.Time) {
 
 // spread is the time over which the processes of the room spread what they all have to say.
 func (r *room) spread() time.Duration {
-	return time.Duration(1+min(len(r.peers), 1000)) * 2 * time.Millisecond
+	others := 1
+	for _, p := range r.peers {
+		if !p.expires.IsZero() {
+			others++
+		}
+	}
+	return time.Duration(min(others, 1000)) * 2 * time.Millisecond
 }
 
 func jitter(d time.Duration) time.Duration { return rand.N(max(d, 1)) }
