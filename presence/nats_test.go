@@ -20,7 +20,10 @@ import (
 	"github.com/jitney-go/jitney/presence"
 )
 
-const childURL = "JITNEY_TEST_PRESENCE_URL"
+const (
+	childURL   = "JITNEY_TEST_PRESENCE_URL"
+	childEvery = "JITNEY_TEST_PRESENCE_EVERY"
+)
 
 // beChild is another process: two members, who are there until it is killed.
 func beChild(url string) {
@@ -29,7 +32,11 @@ func beChild(url string) {
 	if err != nil {
 		panic(err)
 	}
-	rs, err := presence.Open(ctx, b, "here")
+	every, err := time.ParseDuration(os.Getenv(childEvery))
+	if err != nil {
+		panic(err)
+	}
+	rs, err := presence.Open(ctx, b, "here", presence.Every(every))
 	if err != nil {
 		panic(err)
 	}
@@ -69,10 +76,14 @@ func TestNATS_aKilledProcessIsGoneWithinSeconds(t *testing.T) {
 	x, y := open(t, openBus(t, s.ClientURL())), open(t, openBus(t, s.ClientURL()))
 	a := join(t, x, "Go", "a")
 	join(t, y, "Go", "both")
-	becomes(t, a, 2*time.Second, "a", "both")
+	becomes(t, a, 10*time.Second, "a", "both")
 
 	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), childURL+"="+s.ClientURL())
+	every := 2 * time.Second // the default
+	if testing.Short() {
+		every /= 5
+	}
+	child.Env = append(os.Environ(), childURL+"="+s.ClientURL(), childEvery+"="+every.String())
 	child.Stderr = os.Stderr
 	in, err := child.StdinPipe()
 	require.NoError(t, err)
@@ -83,12 +94,12 @@ func TestNATS_aKilledProcessIsGoneWithinSeconds(t *testing.T) {
 	line, err := bufio.NewReader(out).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "joined\n", line)
-	require.Eventually(t, func() bool { return slices.Contains(ids(a), "child") }, 2*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return slices.Contains(ids(a), "child") }, 10*time.Second, time.Millisecond)
 
 	require.NoError(t, child.Process.Kill())
 	killed := time.Now()
 	require.Error(t, child.Wait())
-	becomes(t, a, 8*time.Second, "a", "both")
+	becomes(t, a, 4*every, "a", "both")
 	t.Logf("gone %s after SIGKILL", time.Since(killed).Round(time.Millisecond))
 }
 
@@ -124,8 +135,8 @@ func TestNATS_anOutageIsSurvived(t *testing.T) {
 	busX, busY := openBus(t, s.ClientURL(), quietBus), openBus(t, s.ClientURL(), quietBus)
 	x, y := open(t, busX, quick, quiet), open(t, busY, quick, quiet)
 	a, b := join(t, x, "Go", "a"), join(t, y, "Go", "b")
-	becomes(t, a, 2*time.Second, "a", "b")
-	becomes(t, b, 2*time.Second, "a", "b")
+	becomes(t, a, 10*time.Second, "a", "b")
+	becomes(t, b, 10*time.Second, "a", "b")
 	port := s.Addr().(*net.TCPAddr).Port
 	s.Shutdown()
 	s.WaitForShutdown()
