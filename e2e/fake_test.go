@@ -124,7 +124,8 @@ func (f *fake) serveDocument(w http.ResponseWriter) {
 	w.Header().Set("Content-Security-Policy", strictCSP)
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	fmt.Fprintf(w, `<!doctype html><html lang="en"><head><title>fake</title><meta name="jitney" content="%s">`+
-		`<link rel="icon" href="/_ui/icon.svg"><link rel="stylesheet" href="/_ui/ui.css"><script src="/_ui/ui.js" defer></script></head>`+
+		`<link rel="icon" href="/_ui/icon.svg"><link rel="stylesheet" href="/_ui/ui.css"><script src="/_ui/morph.js" defer></script>`+
+		`<script src="/_ui/scroll.js" defer></script><script src="/_ui/echo.js" defer></script><script src="/_ui/ui.js" defer></script></head>`+
 		`<body><div id="jitney-root">%s</div><div id="jitney-status" role="status"></div></body></html>`, html.EscapeString(string(meta)), f.body)
 }
 

@@ -20,6 +20,9 @@ var runtimeFiles embed.FS
 // assetPath is the folder of everything that isn't a page.
 const assetPath = "/_ui/"
 
+// scripts are what every page runs, in this order.
+var scripts = []string{"morph.js", "scroll.js", "echo.js", "ui.js"}
+
 var assetName = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[a-z0-9]+$`)
 
 // asset is a file whose address holds the hash of its content.
@@ -41,7 +44,7 @@ type assets struct {
 func (a *assets) init() {
 	a.byName = map[string]*asset{}
 	sum := sha256.New()
-	for _, name := range []string{"ui.js", "worker.js", "ui.css", "icon.svg"} {
+	for _, name := range append([]string{"worker.js", "ui.css", "icon.svg"}, scripts...) {
 		data, err := runtimeFiles.ReadFile("runtime/" + name)
 		if err != nil {
 			panic("ui: the package was built without its runtime: " + err.Error())

@@ -69,6 +69,13 @@ func (c *Context) Context() context.Context { return c.tab.ctx }
 // Request returns the request that opened the page, without its body, in the page function, and nil afterwards.
 func (c *Context) Request() *http.Request { return c.request }
 
+// Visitor returns a text that names the browser: it is the same in all of its tabs, after a reload and on other
+// servers under the same address, until the browser forgets its cookies. It is no secret.
+func (c *Context) Visitor() string {
+	sum := sha256.Sum256([]byte("visitor " + c.tab.origin))
+	return base64.RawURLEncoding.EncodeToString(sum[:12])
+}
+
 // Once returns a text that names what the user did, in an action: it is the same when that action runs again
 // because its outcome was unknown, also on another server. Effects outside the bus that mustn't
 // happen twice are stored under it. Elsewhere it is empty.

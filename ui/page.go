@@ -76,7 +76,10 @@ func (p *page) write(t *tab, d document, failure string) string {
 	for _, address := range assets.stylesheets() {
 		b.WriteString(`<link rel="stylesheet" href="` + address + `">`)
 	}
-	b.WriteString(`<script defer src="` + assets.address("ui.js") + `"></script></head><body><div id="jitney-root">`)
+	for _, name := range scripts {
+		b.WriteString(`<script defer src="` + assets.address(name) + `"></script>`)
+	}
+	b.WriteString(`</head><body><div id="jitney-root">`)
 	if failure != "" {
 		b.WriteString(`<p class="jitney-error" role="alert">` + html.EscapeString(failure) + `</p>`)
 	}

@@ -1,7 +1,7 @@
 // The browser's half of a page: it shows what the server rendered, keeps what the user's
 // hands are on, and sends what the user does. The protocol is told in
-// docs/decisions/0002-wire.md, who owns which state in 0003-tab-state.md. It is one file
-// because it is one request, and nothing is built.
+// docs/decisions/0002-wire.md, who owns which state in 0003-tab-state.md. What has a matter of its
+// own is in morph.js, scroll.js and echo.js, which run before this.
 (() => {
   'use strict';
   const page = JSON.parse(document.querySelector('meta[name=jitney]')?.content || 'null');
@@ -128,9 +128,33 @@
       a.taken[id] = signals.get(id).v;
       change(id, emptied(a.taken[id]));
     }
+    echo.begin(el, a);
+    enqueue(a);
+  }
+
+  function enqueue(a) {
     queue.push(a);
     pending();
     pump();
+  }
+
+  // resend makes a new action of one that was refused, as if its user had typed it again.
+  function resend(a) {
+    const now = Object.keys(a.taken).map(id => [id, signals.get(id).v]);
+    const put = ([id, v]) => Object.assign(signals.get(id), {v, rev: signals.get(id).rev + 1}); // the field isn't touched
+    Object.entries(a.taken).forEach(put);
+    const b = {...a, n: ++number, once: `${secret}-${++made}`, signals: snapshot(), first: 0, tries: 0};
+    now.forEach(put);
+    enqueue(b);
+    return b;
+  }
+
+  // takeBack puts what an action took out of fields before what is in them now.
+  function takeBack(a) {
+    for (const [id, v] of Object.entries(a.taken)) {
+      change(id, [v, signals.get(id).v].filter(Boolean).join(' '));
+      fields(id)[0]?.focus();
+    }
   }
 
   const on = (type, listener) => document.addEventListener(type, listener, true);
@@ -229,15 +253,18 @@
     if (queue[0] !== a) return;
     queue.shift();
     pending();
-    if (error) {
+    if (!error) {
+      echo.accepted(a);
+      alerts.replaceChildren(); // what was wrong has been put right
+    } else if (echo.refused(a)) {
+      complain(error);
+    } else {
       const left = [];
       for (const [id, v] of Object.entries(a.taken)) {
         if (signals.get(id).v === emptied(v)) change(id, v); // back into the field, nobody has touched it
         else if (v) left.push(v);
       }
       complain([error, ...left].join('\n'));
-    } else {
-      alerts.replaceChildren(); // what was wrong has been put right
     }
     retry();
   }
@@ -312,10 +339,12 @@
   function render() {
     rendering = 0;
     if (fresh && text !== null) {
-      const pinned = Array.from(root.querySelectorAll('[data-pin]')).filter(el => atEnd(el) || pins.get(el) === el.scrollTop);
-      morph(root, text);
-      pinned.forEach(toEnd);
-      pinNew();
+      const template = document.createElement('template');
+      template.innerHTML = text; // scripts that come this way never run
+      localize(template.content);
+      echo.adopt(template.content);
+      scroll.around(() => morph(root, template.content));
+      echo.arrived();
     }
     fresh = false;
     receive(pushed);
@@ -326,179 +355,22 @@
     title = focus = '';
   }
 
-  // A pinned scroller stays at its end, also when it changes size: the keyboard of a phone.
-  const pins = new WeakMap(); // scroller -> its scrollTop when it was at its end, or -1
-  const atEnd = el => el.scrollHeight - el.scrollTop - el.clientHeight < 8;
-  const resized = new ResizeObserver(all => all.forEach(({target}) => pins.get(target) >= 0 && toEnd(target)));
+  // localize writes times as the browser's user reads them, before they are shown.
+  const clock = new Intl.DateTimeFormat([], {timeStyle: 'short'}), day = new Intl.DateTimeFormat([], {dateStyle: 'medium'});
 
-  function toEnd(el) {
-    el.scrollTop = el.scrollHeight;
-    pins.set(el, el.scrollTop);
-  }
-
-  function pinNew() {
-    for (const el of root.querySelectorAll('[data-pin]')) {
-      if (pins.has(el)) continue;
-      toEnd(el);
-      resized.observe(el);
+  function localize(within) {
+    for (const el of within.querySelectorAll('time[data-local]')) {
+      const at = new Date(el.dateTime);
+      if (isNaN(at)) continue;
+      const today = day.format(at) === day.format();
+      el.textContent = (today ? '' : `${day.format(at)}, `) + clock.format(at);
+      el.title = `${day.format(at)}, ${clock.format(at)}`;
     }
   }
 
-  on('scroll', ev => {
-    const el = ev.target, was = pins.get(el);
-    // Nobody has scrolled when it stands where we put it: it has become smaller.
-    if (was !== undefined && was !== el.scrollTop) pins.set(el, atEnd(el) ? el.scrollTop : -1);
-  });
-
-  // ---- Morph: the tree becomes the new one, with as many of its nodes as can be kept.
-
-  // A node is kept for its key: its id, or the signal that it is bound to.
-  const keyOf = el => {
-    const bind = el.nodeType === 1 && el.getAttribute('data-bind');
-    return el.nodeType === 1 && el.getAttribute('id') || bind && `${bind} ${el.type === 'radio' ? el.value : ''}` || '';
-  };
-  const keyed = el => el.querySelectorAll('[id], [data-bind]');
-  const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.nodeName !== 'INPUT' || a.type === b.type);
-  const said = new WeakMap(); // <details> or <dialog> -> whether the server wants it open
-  const openers = el => el.querySelectorAll('details, dialog');
-  const noteOpen = () => openers(root).forEach(el => said.has(el) || said.set(el, el.open));
-
-  function morph(top, markup) {
-    const template = document.createElement('template');
-    template.innerHTML = markup; // scripts that come this way never run
-    const olds = new Map(); // key -> node, of those that live on
-    for (const el of keyed(top)) if (!olds.has(keyOf(el))) olds.set(keyOf(el), el);
-    const kept = new Map(), holders = new Set(), placed = new Set(), doomed = [];
-    for (const el of keyed(template.content)) {
-      const old = olds.get(keyOf(el));
-      if (!old || kept.has(keyOf(el)) || !alike(old, el)) continue;
-      kept.set(keyOf(el), old);
-      for (const start of [old, el]) {
-        for (let up = start.parentNode; up && up !== top && !holders.has(up); up = up.parentNode) holders.add(up);
-      }
-    }
-    const foldable = openers(top).length > 0;
-    const active = document.activeElement, range = active?.selectionStart != null && [active.selectionStart, active.selectionEnd];
-
-    children(top, template.content);
-    for (const node of doomed) if (!placed.has(node)) node.remove();
-    if (active !== document.activeElement && active?.isConnected && top.contains(active)) {
-      active.focus({preventScroll: true}); // it was moved by a browser without moveBefore
-      if (range) active.setSelectionRange(...range);
-    }
-    noteOpen();
-
-    function children(parent, model) {
-      let last = null; // the next place is always found from here: a move deeper down may take any sibling away
-      for (const n of [...model.childNodes]) {
-        let at = last ? last.nextSibling : parent.firstChild;
-        while (at && keyOf(at) && !kept.has(keyOf(at)) && !holders.has(at)) { // nobody wants it: a dropped row
-          const dead = at;
-          at = at.nextSibling;
-          dead.remove();
-        }
-        let o = match(parent, at, n);
-        if (!o) {
-          // With something inside that lives on elsewhere it is filled bit by bit.
-          o = holders.has(n) ? n.cloneNode(false) : n;
-          parent.insertBefore(o, at);
-        } else if (o !== at) {
-          move(parent, o, at);
-        }
-        placed.add(o);
-        if (o !== n) update(o, n);
-        last = o;
-      }
-      for (let rest = last ? last.nextSibling : parent.firstChild; rest; rest = rest.nextSibling) doomed.push(rest);
-    }
-
-    function match(parent, at, n) {
-      const k = keyOf(n), free = el => el && !placed.has(el) && alike(el, n);
-      if (k && kept.has(k) && free(kept.get(k))) return kept.get(k);
-      if (!k && holders.has(n)) { // it is the one that holds the same things
-        for (const inner of keyed(n)) {
-          let up = kept.get(keyOf(inner));
-          while (up && up.parentNode !== parent) up = up.parentNode;
-          if (free(up) && !keyOf(up)) return up;
-        }
-      }
-      for (let c = at, i = 0; c && i < 10; c = c.nextSibling, i++) {
-        if (free(c) && keyOf(c) === k && !holders.has(c)) return c;
-      }
-      return null;
-    }
-
-    function move(parent, o, at) {
-      // What has the focus stays where it is, and the others move around it.
-      if (o.parentNode === parent && o.contains(document.activeElement)) {
-        const after = o.nextSibling;
-        for (let node = at; node && node !== o;) {
-          const next = node.nextSibling;
-          put(parent, node, after);
-          node = next;
-        }
-      } else {
-        put(parent, o, at);
-      }
-    }
-
-    function put(parent, node, at) {
-      if (parent.moveBefore && node.nodeType === 1) parent.moveBefore(node, at);
-      else parent.insertBefore(node, at);
-    }
-
-    function update(o, n) {
-      if (o === composing) return;
-      if (o.nodeType !== 1) {
-        if (o.data !== n.data) o.data = n.data;
-        return;
-      }
-      if (said.has(o) && said.get(o) !== n.open) {
-        said.set(o, n.open);
-        o.open = n.open;
-      }
-      if (o.isEqualNode(n)) {
-        if (foldable) openers(o).forEach(el => said.set(el, el.open));
-        return;
-      }
-      const own = attributes(o, n);
-      if (own && o.nodeName === 'TEXTAREA' || o.hasAttribute('data-ignore')) return;
-      if (o.nodeName === 'TEXTAREA') {
-        if (o.defaultValue !== n.defaultValue) follow(o, 'value', () => o.defaultValue = n.defaultValue, n.defaultValue);
-        return;
-      }
-      children(o, n);
-    }
-
-    // attributes makes o's those of n. It returns whether o is a field whose value belongs to the user.
-    function attributes(o, n) {
-      const own = (o.nodeName === 'OPTION' && o.closest('select') || o).hasAttribute('data-bind');
-      const set = a => o.setAttributeNode(a.cloneNode()); // a parser takes names that setAttribute refuses
-      const sync = (name, change) => {
-        if (name === 'open' && said.has(o)) {
-          return; // done already, or the user's doing
-        } else if (name === 'value' && o.nodeName === 'INPUT' && !/^(checkbox|radio|hidden|submit|reset|button|image|file)$/.test(o.type)) {
-          if (!own) follow(o, 'value', change, n.getAttribute('value') ?? '');
-        } else if (name === 'checked' && o.nodeName === 'INPUT') {
-          if (!own) follow(o, 'checked', change, n.hasAttribute('checked'));
-        } else if (name === 'selected' && o.nodeName === 'OPTION') {
-          if (!own) follow(o, 'selected', change, n.hasAttribute('selected'));
-        } else {
-          change();
-        }
-      };
-      for (const a of [...n.attributes]) if (o.getAttribute(a.name) !== a.value) sync(a.name, () => set(a));
-      for (const a of [...o.attributes]) if (!n.hasAttribute(a.name)) sync(a.name, () => o.removeAttribute(a.name));
-      return own;
-    }
-
-    // follow gives an unbound field its new default, and shows it unless the user is in the field.
-    function follow(o, property, change, v) {
-      const here = (o.closest('select') ?? o) === document.activeElement, was = o[property];
-      change();
-      o[property] = here ? was : v;
-    }
-  }
+  const scroll = jitneyScroll({root, on});
+  const echo = jitneyEcho({root, on, toEnd: scroll.toEnd, localize, resend, takeBack});
+  const {morph, noteOpen} = jitneyMorph({root, composing: () => composing, guest: echo.guest});
 
   // ---- A new tab for this document: the server has restarted, or we slept for too long.
 
@@ -562,10 +434,10 @@
     if (Date.now() - (stash()?.at || 0) < 10e3) await pause(most); // it has just been reloaded for the same reason
     const texts = [];
     for (const el of root.querySelectorAll('textarea[data-bind], input[data-bind]:not([type=checkbox], [type=radio], [type=hidden], [type=password])')) {
-      const unsent = queue.map(a => a.taken[el.dataset.bind]).filter(Boolean);
+      const unsent = [...echo.unsent(), ...queue].map(a => a.taken[el.dataset.bind]).filter(Boolean);
       if (unsent.length || signals.get(el.dataset.bind)?.rev > 0) texts.push([name(el), [...unsent, el.value].filter(Boolean).join(' ')]);
     }
-    stash({at: Date.now(), href: location.href, texts, unsent: queue.length});
+    stash({at: Date.now(), href: location.href, texts, unsent: queue.length + echo.unsent().length});
     queue.length = 0;
     location.reload();
   }
@@ -766,6 +638,7 @@
   adoptFields();
   restore();
   noteOpen();
-  pinNew();
+  localize(root);
+  scroll.around(() => {});
   connect();
 })();
