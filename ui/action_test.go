@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -181,6 +183,44 @@ func TestAction_rateIsBounded(t *testing.T) {
 	require.Equal(t, "done", d.send(1, "a1", nil).Status, "asking again is free")
 }
 
+func TestAction_whoseOutcomeIsUnknownIsRunAgainAtTheRateOfOthers(t *testing.T) {
+	var ran atomic.Int32
+	s := serve(t, ui.Options{ActionsPerSecond: 0.001}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.Action(func() error { ran.Add(1); return bus.ErrUnknownOutcome })
+			c.View(func() g.Node { return h.P() })
+		})
+	})
+	d := s.browser().open("/")
+	require.Equal(t, http.StatusServiceUnavailable, d.send(1, "a1", nil).code)
+	for range 5 {
+		a := d.send(1, "a1", nil)
+		require.Equal(t, "again", a.Status)
+		require.Equal(t, http.StatusTooManyRequests, a.code)
+	}
+	require.EqualValues(t, 1, ran.Load())
+}
+
+func TestAction_longErrorsAndNamesAreCut(t *testing.T) {
+	long := strings.Repeat("ä", 50_000)
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.Action(func() error { return errors.New(long) })
+			c.View(func() g.Node { return h.P() })
+		})
+	})
+	d := s.browser().open("/")
+	text := d.send(1, "a1", nil).Error
+	require.Regexp(t, "^ä+…$", text)
+	require.Less(t, len(text), 2100)
+	require.Equal(t, text, d.send(1, "a1", nil).Error)
+	before := len(s.log.String())
+	text = d.send(2, strings.Repeat("\u200b", 50_000), nil).Error
+	require.Contains(t, text, "no action")
+	require.Less(t, len(text), 500)
+	require.Less(t, len(s.log.String())-before, 1000)
+}
+
 func TestSignals_areWhatTheBrowserSentUntilTheServerSetsThem(t *testing.T) {
 	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
 		v.Page("/", func(c *ui.Context) {
@@ -239,20 +279,72 @@ func TestBye_runsWhatWasStillQueued(t *testing.T) {
 	d := s.browser().open("/")
 	st := d.connect("worker-1", 1, d)
 	require.Equal(t, "done", d.act("a1", nil).Status)
-	acts := []map[string]any{}
-	for n := 1; n <= 3; n++ {
-		acts = append(acts, map[string]any{"n": n, "act": "a1", "once": d.once(n), "signals": signals{}})
-	}
-	bye := func(worker string, number int) {
-		res, _ := d.post("/_ui/bye", "bye", map[string]any{"tab": d.tab, "key": d.key, "w": worker, "s": number, "acts": acts})
-		require.Equal(t, http.StatusNoContent, res.StatusCode)
-	}
-	bye("worker-1", 0) // of an older stream: the tab stays where it is
+	require.Equal(t, http.StatusNoContent, d.bye("worker-1", 0, 3)) // of an older stream: the tab stays where it is
 	d.shows("clicked 3 times")
-	bye("worker-1", 1)
+	require.Equal(t, http.StatusNoContent, d.bye("worker-1", 1, 3))
 	require.Equal(t, "done", d.send(4, "a1", nil).Status)
 	st.close()
 	require.NotContains(t, d.view(), "clicked 4 times")
 	d.connect("worker-1", 2, d)
 	d.shows("clicked 4 times")
+}
+
+// bye says that the document is left, with its actions up to n still queued, and returns the status.
+func (d *doc) bye(worker string, number, n int) int {
+	d.Helper()
+	acts := []map[string]any{}
+	for i := 1; i <= n; i++ {
+		acts = append(acts, map[string]any{"n": i, "act": "a1", "once": d.once(i), "signals": signals{}})
+	}
+	res, _ := d.post("/_ui/bye", "bye", map[string]any{"tab": d.tab, "key": d.key, "w": worker, "s": number, "acts": acts})
+	return res.StatusCode
+}
+
+func TestBye_isNoLargerThanWhatALeftPageCanSend(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, counter)
+	d := s.browser().open("/")
+	require.Equal(t, http.StatusRequestEntityTooLarge, d.bye("worker-1", 1, 1000))
+	require.Equal(t, http.StatusNoContent, d.bye("worker-1", 1, 100))
+}
+
+func TestBye_manyOfThemAreFinishedOneAtATime(t *testing.T) {
+	release := make(chan struct{})
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.Action(func() error { <-release; return nil })
+			c.View(func() g.Node { return h.P() })
+		})
+	})
+	d := s.browser().open("/")
+	require.Equal(t, http.StatusNoContent, d.bye("worker-1", 1, 3))
+	before := runtime.NumGoroutine()
+	for range 100 {
+		require.Equal(t, http.StatusNoContent, d.bye("worker-1", 1, 3))
+	}
+	require.Less(t, runtime.NumGoroutine(), before+20)
+	close(release)
+	s.eventually(func() bool { return d.send(3, "a1", nil).Status == "done" }, "what was queued is done")
+}
+
+func TestBye_whatItLeftDoesNotHoldUpAShutdown(t *testing.T) {
+	s := serve(t, ui.Options{ActionsPerSecond: 0.001}, ui.Shorten{}, counter)
+	d := s.browser().open("/")
+	require.Equal(t, http.StatusNoContent, d.bye("worker-1", 1, 50))
+	s.eventually(func() bool { return s.app.Outcomes() == 1 }, "the first one runs, the others wait for their pace")
+	require.NoError(t, s.stop())
+}
+
+func TestBye_aRefusalIsToldToTheDocumentThatComesBack(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.Action(func() error { return errors.New("refused") })
+			c.View(func() g.Node { return h.P() })
+		})
+	})
+	d := s.browser().open("/")
+	require.Equal(t, http.StatusNoContent, d.bye("worker-1", 1, 2))
+	s.eventually(func() bool { return s.app.Outcomes() == 2 }, "both are run")
+	require.Equal(t, "refused", d.send(1, "a1", nil).Error)
+	s.eventually(func() bool { return d.send(2, "a1", nil).Status == "done" }, "the second one has ended")
+	require.Equal(t, "refused", d.send(2, "a1", nil).Error)
 }

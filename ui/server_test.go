@@ -78,8 +78,8 @@ func TestServe_bringsThePluginsPagesAndAssets(t *testing.T) {
 		require.NotEqual(t, "application/octet-stream", res.Header.Get("Content-Type"))
 	}
 	require.Regexp(t, `<link rel="stylesheet" href="/_ui/ui\.[^"]+\.css"><link rel="stylesheet" href="/_ui/chat\.[^"]+\.css">`, d.source)
-	require.Regexp(t, `<script defer src="/_ui/ui\.[^"]+\.js"></script>`, d.source)
-	require.Equal(t, 1, strings.Count(d.source, "<script"))
+	require.Regexp(t, `<script defer src="/_ui/morph\.[^"]+\.js"></script>.*<script defer src="/_ui/ui\.[^"]+\.js"></script>`, d.source)
+	require.Equal(t, 4, strings.Count(d.source, "<script"))
 	require.Contains(t, d.source, `<html lang="en" data-ui="connecting">`)
 	require.Contains(t, d.source, `<div id="jitney-status" role="status" aria-live="polite"></div>`)
 	res, body := b.get(address)

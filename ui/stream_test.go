@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -317,6 +318,44 @@ func TestSync_framesKeepAPace(t *testing.T) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	require.LessOrEqual(t, len(d.frames), 2+int(time.Since(began)/(10*time.Millisecond)))
+}
+
+func TestSync_viewsThatStayTheSameKeepAPace(t *testing.T) {
+	var views atomic.Int32
+	page := make(chan *ui.Context, 1)
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.View(func() g.Node { views.Add(1); return h.P() })
+			page <- c
+		})
+	})
+	d := s.browser().open("/")
+	d.connect("worker-1", 1, d)
+	began, c := time.Now(), <-page
+	for time.Since(began) < 200*time.Millisecond {
+		c.Sync()
+		runtime.Gosched()
+	}
+	require.LessOrEqual(t, int(views.Load()), 3+int(time.Since(began)/(10*time.Millisecond)))
+	s.eventually(func() bool { return views.Load() > 2 }, "they are rendered all the same")
+}
+
+func TestStream_seatsAsManyTabsAsASessionMayHave(t *testing.T) {
+	s := serve(t, ui.Options{MaxTabsPerSession: 3}, ui.Shorten{}, counter)
+	b := s.browser()
+	one, two, three := b.open("/"), b.open("/"), b.open("/")
+	unknown := &doc{browser: b, tab: "UNKNOWN", key: newKey()}
+	st := b.connect("worker-1", 1, one, two, unknown, three)
+	st.got("gone", func(e event) bool { return e.Gone && e.Tab == three.tab })
+	for _, d := range []*doc{one, two} {
+		require.Equal(t, "done", d.act("a1", nil).Status)
+		d.shows("clicked 1 times")
+	}
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, e := range st.events {
+		require.False(t, e.Gone && (e.Tab == one.tab || e.Tab == two.tab), e.raw)
+	}
 }
 
 func TestStream_refusesMalformedAddresses(t *testing.T) {

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -211,6 +213,71 @@ func TestTab_continuesAnotherOneWithItsSignals(t *testing.T) {
 	require.Equal(t, tabs, s.app.Tabs())
 }
 
+// reopen asks for a tab of a document that has lost its own, and reports whether it was told to load the page again.
+func (d *doc) reopen() (tab string, reload bool) {
+	d.Helper()
+	res, body := d.post(d.path, "open", map[string]any{"key": d.key, "shape": d.shape, "signals": signals{}})
+	require.Equal(d, http.StatusOK, res.StatusCode, body)
+	var a struct {
+		Tab    string
+		Reload bool
+	}
+	require.NoError(d, jsonUnmarshal(body, &a))
+	return a.Tab, a.Reload
+}
+
+func TestTab_thatWasUsedIsNotGivenToADocumentThatHasLostIt(t *testing.T) {
+	var ran atomic.Int32
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.Action(func() error { ran.Add(1); return nil })
+			c.View(func() g.Node { return h.P() })
+		})
+	})
+	d := s.browser().open("/")
+	d.tab, _ = d.reopen()
+	for n := range 3 {
+		require.Equal(t, "done", d.send(n+1, "a1", nil).Status)
+	}
+	// It was on another server meanwhile, comes back, and counts from 1.
+	used := d.tab
+	d.tab, _ = d.reopen()
+	require.NotEqual(t, used, d.tab)
+	require.Equal(t, "done", d.sendOnce(1, "a1", "secret-of-the-new-tab-1", nil).Status)
+	require.EqualValues(t, 4, ran.Load(), "what is answered done has run")
+	require.Equal(t, "gone", (&doc{browser: d.browser, tab: used, key: d.key}).act("a1", nil).Status)
+}
+
+func TestTab_opensOfOneDocumentThatMeetGetOneTab(t *testing.T) {
+	s := serve(t, ui.Options{MaxTabsPerSession: 1000}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			c.Signal("")
+			runtime.Gosched()
+			c.Signal("")
+			c.View(func() g.Node { return h.P() })
+		})
+	})
+	b := s.browser()
+	first := b.open("/")
+	var reloads atomic.Int32
+	for range 50 {
+		d := &doc{browser: b, path: "/", key: newKey(), shape: first.shape}
+		var wg sync.WaitGroup
+		tabs := make([]string, 6)
+		for i := range tabs {
+			wg.Go(func() {
+				reload := false
+				if tabs[i], reload = d.reopen(); reload {
+					reloads.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		require.Len(t, slices.Compact(tabs), 1)
+	}
+	require.Zero(t, reloads.Load())
+}
+
 func TestTab_endsWithItsBrowserAndLeavesNothing(t *testing.T) {
 	var ended atomic.Int32
 	s := serve(t, ui.Options{TabTTL: 10 * time.Millisecond}, ui.Shorten{Unattached: 10 * time.Millisecond}, func(v *ui.App) {
@@ -330,4 +397,18 @@ func TestOnce_rendersARowOnceForAllTabs(t *testing.T) {
 		require.Contains(t, s.browser().open("/").html, "<li>row 0 &lt;</li><li>row 1 &lt;</li>")
 	}
 	require.EqualValues(t, 10, rendered.Load())
+}
+
+func TestOnce_aKeyThatCantBeComparedHarmsItsOwnPageOnly(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
+		v.Page("/bad", func(c *ui.Context) {
+			c.View(func() g.Node { return ui.Once([]int{1}, func() g.Node { return h.P() }) })
+		})
+		v.Page("/good", func(c *ui.Context) {
+			c.View(func() g.Node { return ui.Once(t.Name(), func() g.Node { return h.P(g.Text("fine")) }) })
+		})
+	})
+	require.Equal(t, http.StatusInternalServerError, s.browser().open("/bad").status)
+	require.Equal(t, "<p>fine</p>", s.browser().open("/good").html)
+	require.Contains(t, s.log.String(), "unhashable")
 }
