@@ -16,16 +16,10 @@ import (
 
 const chatroom = "nats-chatroom"
 
-// onBothBuses runs a test with the chat on the bus in memory and on the one on disk.
+// onBothBuses runs a test with the chat in memory, as chatroom has it, and with the one on disk.
 func onBothBuses(t *testing.T, test func(t *testing.T, c *child)) {
-	for name, args := range map[string][]string{
-		"mem":  {"-bus", "mem:?tick=100ms"},
-		"nats": {"-data", filepath.Join(t.TempDir(), "data")},
-	} {
-		t.Run(name, func(t *testing.T) {
-			test(t, startExample(t, chatroom, args...))
-		})
-	}
+	t.Run("mem", func(t *testing.T) { test(t, startExample(t, "chatroom")) })
+	t.Run("nats", func(t *testing.T) { test(t, startExample(t, chatroom)) })
 }
 
 // enterChat opens the chat and waits for its stream.
@@ -172,23 +166,28 @@ func TestChat_nothingIsNotSent(t *testing.T) {
 }
 
 func TestChat_aMessageTooLargeIsRefusedAndKept(t *testing.T) {
-	c := startExample(t, chatroom, "-data", t.TempDir())
-	ann := newPerson(t)
-	ann.mayBeOffline() // the browser notes the 413
-	ann.enterChat(c)
-	for _, size := range []int{5000, 900_000, 2_000_000} {
-		ann.focus("#text")
-		ann.js(fmt.Sprintf("text.value = 'x'.repeat(%d); text.dispatchEvent(new Event('input', {bubbles: true}))", size))
-		ann.typeText("\r")
-		ann.waitFor("document.querySelector('[role=alert]')")
-		require.Regexp(t, `5000 characters.*4000|900000 characters.*4000|too large`, eval[string](ann, "document.querySelector('[role=alert]').textContent"))
-		require.Equal(t, size, eval[int](ann, "text.value.length"))
-		ann.waitSent()
-		ann.click("[role=alert] button")
-	}
-	ann.js("text.value = ''")
-	ann.say("short")
-	ann.waitLines("short")
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann := newPerson(t)
+		ann.mayBeOffline() // the browser notes the 413
+		ann.enterChat(c)
+		for _, size := range []int{5000, 900_000, 2_000_000} {
+			ann.focus("#text")
+			ann.js(fmt.Sprintf("text.value = 'x'.repeat(%d); text.dispatchEvent(new Event('input', {bubbles: true}))", size))
+			ann.typeText("\r")
+			ann.waitFor("document.querySelector('[role=alert]')")
+			require.Regexp(t, `5000 characters.*4000|900000 characters.*4000|too large`, eval[string](ann, "document.querySelector('[role=alert]').textContent"))
+			require.Empty(t, value(ann, "#text"))
+			ann.waitText("[data-echo-state=refused]", "Not sent.")
+			ann.waitSent()
+			ann.click("[role=alert] button")
+			ann.click("[data-echo-do=edit]")
+			require.Equal(t, size, eval[int](ann, "text.value.length"))
+			require.Empty(t, ann.lines())
+			ann.js("text.value = ''; text.dispatchEvent(new Event('input', {bubbles: true}))")
+		}
+		ann.say("short")
+		ann.waitLines("short")
+	})
 }
 
 // TestChat_aKilledServerComesBack kills the server after it has acknowledged a message, and

@@ -17,7 +17,7 @@ import (
 )
 
 // examples are the programs that tests start, by name.
-var examples = map[string]string{"nats-chatroom": "", "pubsub-crud": ""}
+var examples = map[string]string{"chatroom": "", "nats-chatroom": "", "pubsub-crud": ""}
 
 func buildExamples(dir string) error {
 	for name := range examples {

@@ -1,0 +1,221 @@
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+	"github.com/stretchr/testify/require"
+)
+
+func (b *tab) name() string {
+	b.t.Helper()
+	return eval[string](b, "document.querySelector('.who').textContent")
+}
+
+// waitHere waits until the tab shows these names, in any order.
+func (b *tab) waitHere(want ...string) {
+	b.t.Helper()
+	var got []string
+	eventually(b.t, fmt.Sprint("who is here: ", want), func() bool {
+		got = eval[[]string](b, "[...document.querySelectorAll('.here li')].map(l => l.textContent)")
+		if len(got) != len(want) {
+			return false
+		}
+		for _, w := range want {
+			if !strings.Contains(strings.Join(got, "|"), w) {
+				return false
+			}
+		}
+		return true
+	}, func() string { return fmt.Sprintf("and not %q", got) })
+}
+
+func TestChat_theNameSurvivesAReload(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann, bob := newPerson(t), newPerson(t)
+		ann.enterChat(c)
+		bob.enterChat(c)
+		who := ann.name()
+		ann.say("mine")
+		bob.waitLines("mine")
+		ann.do(chromedp.Reload())
+		ann.waitOpen()
+		require.Equal(t, who, ann.name())
+		ann.waitFor("document.querySelectorAll('.mine').length === 1")
+		second := ann.another()
+		second.enterChat(c)
+		require.Equal(t, who, second.name())
+		require.Equal(t, 0, eval[int](bob, "document.querySelectorAll('.mine').length"))
+	})
+}
+
+func TestChat_saysWhoIsHere(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann, bob := newPerson(t), newPerson(t)
+		ann.enterChat(c)
+		ann.waitHere(ann.name())
+		bob.enterChat(c)
+		for _, b := range []*tab{ann, bob} {
+			b.waitHere(ann.name(), bob.name())
+		}
+		ann.js("window.most = 9; new MutationObserver(() => most = Math.min(most, document.querySelectorAll('.here li').length)).observe(document.querySelector('.here'), {subtree: true, childList: true})")
+		bob.do(chromedp.Reload())
+		bob.waitOpen()
+		bob.waitHere(ann.name(), bob.name())
+		bob.click("#room-Rust")
+		bob.waitHere(bob.name())
+		ann.waitHere(ann.name())
+		require.Equal(t, 1, eval[int](ann, "most"))
+		bob.click("#room-Go")
+		ann.waitHere(ann.name(), bob.name())
+	})
+}
+
+func TestChat_unreadRoomsAreMarked(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann, bob := newPerson(t), newPerson(t)
+		ann.enterChat(c)
+		bob.enterChat(c)
+		bob.click("#room-Rust")
+		bob.waitFor("document.title === 'Rust – Chatroom'")
+		bob.say("one")
+		bob.say("two")
+		ann.waitFor("document.querySelector('#room-Rust .unread')?.textContent === '2'")
+		require.Equal(t, 1, eval[int](ann, "document.querySelectorAll('.unread').length"))
+		require.Zero(t, eval[int](bob, "document.querySelectorAll('.unread').length"))
+		for i := range 9 {
+			bob.say(fmt.Sprint(i))
+		}
+		ann.waitFor("document.querySelector('#room-Rust .unread').textContent === '9+'")
+		ann.focus("#room-Rust")
+		ann.typeText("\r")
+		ann.waitFor("document.title === 'Rust – Chatroom' && !document.querySelector('.unread')")
+		ann.waitFor("document.querySelectorAll('.log li').length === 11")
+	})
+}
+
+func TestChat_whatCameMeanwhileIsCounted(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann, bob := newPerson(t), newPerson(t)
+		ann.enterChat(c)
+		bob.enterChat(c)
+		for i := range 20 {
+			bob.say(fmt.Sprint("line ", i))
+		}
+		ann.waitFor("document.querySelectorAll('.log li').length === 20")
+		ann.js("document.querySelector('.log').scrollTop = 0")
+		bob.say("a")
+		bob.say("b")
+		bob.say("c")
+		ann.waitText("[data-unseen] button", "3 new messages")
+		require.Zero(t, eval[int](ann, "document.querySelector('.log').scrollTop"))
+		ann.focus("[data-unseen] button")
+		ann.typeText("\r")
+		ann.waitFor("!document.querySelector('[data-unseen] button') && (l => l.scrollHeight - l.scrollTop - l.clientHeight < 2)(document.querySelector('.log'))")
+		ann.js("document.querySelector('.log').scrollTop = 0")
+		ann.say("mine")
+		ann.waitFor("(l => l.scrollHeight - l.scrollTop - l.clientHeight < 2)(document.querySelector('.log'))")
+	})
+}
+
+func TestChat_ownMessagesAreThereAtOnceAndMarkedUntilTheyAreAccepted(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann := newPerson(t)
+		ann.mayBeOffline()
+		ann.enterChat(c)
+		c.kill()
+		ann.waitFor("document.documentElement.dataset.ui === 'lost'")
+		ann.say("one")
+		ann.say("two")
+		require.Equal(t, []string{"one", "two"}, ann.lines())
+		require.Equal(t, 2, eval[int](ann, "document.querySelectorAll('[data-echo-state=sending]').length"))
+		require.Contains(t, eval[string](ann, "document.querySelector('.log').innerText"), "sending…")
+		c.start()
+		ann.waitFor("!document.querySelector('[data-echo-state]')")
+		require.Equal(t, []string{"one", "two"}, ann.lines())
+		require.NotContains(t, eval[string](ann, "document.querySelector('.log').innerText"), "sending…")
+		require.Equal(t, 2, eval[int](ann, "document.querySelectorAll('.log li[id].mine').length"))
+	})
+}
+
+func TestChat_timesAreThoseOfTheReader(t *testing.T) {
+	c := startExample(t, "chatroom")
+	ann := newPerson(t)
+	_, err := chromedp.Call(ann.ctx, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Asia/Kolkata"})
+	require.NoError(t, err)
+	ann.enterChat(c)
+	ann.say("when?")
+	ann.waitFor("document.querySelector('.log li[id] time')")
+	shown := "document.querySelector('.log time').textContent === new Intl.DateTimeFormat([], {timeStyle: 'short', timeZone: 'Asia/Kolkata'})" +
+		".format(new Date(document.querySelector('.log time').dateTime))"
+	require.True(t, eval[bool](ann, shown))
+	ann.do(chromedp.Reload())
+	ann.waitOpen()
+	ann.waitFor(shown)
+}
+
+// TestChat_theCornerTellsTheBusAndTheTime also says how long it took.
+func TestChat_theCornerTellsTheBusAndTheTime(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann := newPerson(t)
+		ann.enterChat(c)
+		want := map[bool]string{true: "mem:?tick=100ms ticker 100 ms", false: "nats:./data/nats-chatroom instant"}[c.name == "chatroom"]
+		require.Equal(t, want, eval[string](ann, "document.querySelector('.corner code').textContent + ' ' + document.querySelector('.corner code + span').textContent"))
+		for i := range 32 {
+			ann.say(fmt.Sprint("line ", i))
+			ann.waitFor(fmt.Sprintf("document.querySelectorAll('.log li[id]').length === %d && !document.querySelector('[data-echo-state]')", i+1))
+		}
+		ann.waitText("[data-latency]", "(last 30)")
+		require.Equal(t, 30, eval[int](ann, "document.querySelectorAll('[data-latency] rect').length"))
+		p50, most := eval[float64](ann, "Number(document.querySelector('[data-latency]').dataset.p50)"), eval[float64](ann, "Number(document.querySelector('[data-latency]').dataset.max)")
+		t.Logf("%s: p50 %.1f ms, max %.1f ms", want, p50, most)
+		require.Positive(t, p50)
+		require.GreaterOrEqual(t, most, p50)
+		require.Less(t, most, 5000.0)
+		ann.picture("corner-" + c.name)
+	})
+}
+
+func TestChat_robotsChat(t *testing.T) {
+	for _, name := range []string{"chatroom", "nats-chatroom"} {
+		t.Run(name, func(t *testing.T) {
+			c := startExample(t, name, "-load", "100")
+			ann := newPerson(t)
+			ann.enterChat(c)
+			ann.waitFor("document.querySelectorAll('.log li[id]').length > 3 && document.querySelectorAll('.unread').length === 4")
+			ann.waitText(".here h2", "21 here")
+			ann.say("hello, robots")
+			ann.waitFor("document.querySelector('.log li[id].mine')")
+		})
+	}
+}
+
+// TestChat_twoProcessesOnOneServer has a third process as the server.
+func TestChat_twoProcessesOnOneServer(t *testing.T) {
+	nats := freeAddress(t)
+	startExample(t, chatroom, "-bus", "nats:"+t.TempDir()+"?listen="+nats)
+	one := startExample(t, chatroom, "-bus", "nats://"+nats)
+	two := startExample(t, "chatroom", "-bus", "nats://"+nats)
+	ann, bob := newPerson(t), newPerson(t)
+	ann.enterChat(one)
+	ann.say("before")
+	ann.waitLines("before")
+	bob.enterChat(two)
+	bob.waitLines("before")
+	for _, b := range []*tab{ann, bob} {
+		b.waitHere(ann.name(), bob.name())
+	}
+	bob.say("hello")
+	ann.say("hi")
+	for _, b := range []*tab{ann, bob} {
+		b.waitFor("document.querySelectorAll('.log li[id]').length === 3")
+	}
+	require.ElementsMatch(t, []string{"before", "hello", "hi"}, ann.lines())
+	require.Equal(t, ann.lines(), bob.lines())
+	two.kill()
+	bob.mayBeOffline()
+	ann.waitHere(ann.name())
+}
