@@ -96,7 +96,6 @@ func TestCrud_isLiveInEveryTab(t *testing.T) {
 		bob.waitTitles("Go")
 		bob.waitToast("“Go” was added.")
 		ann.waitTitles("Go")
-		ann.waitFocus("#new-title")
 		require.Equal(t, "|", eval[string](ann, "document.querySelector('#new-title').value + '|' + document.querySelector('#new-url').value"))
 		ann.addBookmark("NATS", "https://nats.io/")
 		ann.addBookmark("Third", "http://example.com/a?b=c#d")
@@ -223,7 +222,6 @@ func TestCrud_needsNoMouse(t *testing.T) {
 	ann.tabTo("#create")
 	ann.press("Enter", 13)
 	ann.waitTitles("Go")
-	ann.waitFocus("#new-title")
 	ann.tabTo("li .title")
 	ann.tabTo("li a.button")
 	ann.press("Enter", 13)
@@ -343,12 +341,12 @@ func TestCrud_aSearchIsInTheAddress(t *testing.T) {
 	})
 }
 
-// noScript lets the tab run no scripts of pages from now on.
-func (b *tab) noScript() {
+// scripts lets the tab run scripts of pages from now on, or none.
+func (b *tab) scripts(run bool) {
 	b.t.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	_, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	_, err := chromedp.Call(ctx, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: !run})
 	require.NoError(b.t, err)
 }
 
@@ -358,7 +356,7 @@ func TestCrud_worksWithoutJavaScript(t *testing.T) {
 		bob.openLive(c.url)
 		ann := newPerson(t)
 		ann.mayBeOffline() // the console notes a 422
-		ann.noScript()
+		ann.scripts(false)
 		ann.open(c.url)
 		require.Equal(t, "connecting", eval[string](ann, "document.documentElement.dataset.ui"))
 		ann.addBookmark("Bad", "javascript:alert(1)")

@@ -187,7 +187,7 @@ func (p *page) undoNotice() g.Node {
 		p.undo.OnSubmit(ui.Set(p.row, e.id), ui.Set(p.at, e.cursor)),
 		h.Span(g.Text("“"+e.Title+"” is deleted.")),
 		h.Button(h.ID("undo"), h.Type("submit"), g.Text("Undo")),
-		h.A(h.ID("dismiss"), h.Class("button"), h.Href(p.here()), p.dismiss.OnClick(), g.Text("Dismiss")),
+		h.A(h.ID("dismiss"), h.Class("button"), h.Href(p.here()), p.dismiss.OnClick(), h.Aria("label", "Dismiss"), g.Text("×")),
 	)
 }
 
