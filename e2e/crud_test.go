@@ -271,6 +271,32 @@ func TestCrud_aKilledServerHasKeptEverything(t *testing.T) {
 	late.waitTitles("Gone", "NATS", "half an edit")
 }
 
+func TestCrud_twoInstancesShowTheSame(t *testing.T) {
+	nats := freeAddress(t)
+	one := startExample(t, crud, "-bus", "nats:"+filepath.Join(t.TempDir(), "data")+"?listen="+nats)
+	two := startExample(t, crud, "-bus", "nats://"+nats)
+	ann, bob := newPerson(t), newPerson(t)
+	ann.openLive(one.url)
+	bob.openLive(two.url)
+	ann.addBookmark("Go", "https://go.dev/")
+	bob.waitTitles("Go")
+	bob.waitToast("“Go” was added.")
+	bob.addBookmark("NATS", "https://nats.io/")
+	ann.waitTitles("NATS", "Go")
+	for _, b := range []*tab{ann, bob} {
+		b.clickIn("Go", "a.button")
+		b.waitFocus("#title")
+	}
+	ann.fill("#title", "Ann's Go")
+	ann.typeText("\r")
+	bob.waitText("#their-version", "Ann's Go")
+	bob.fill("#title", "Bob's Go")
+	bob.typeText("\r")
+	bob.waitText("[role=alert]", "omebody else has saved this bookmark since you began")
+	require.Equal(t, "Bob's Go", value(bob, "#title"))
+	ann.waitTitles("NATS", "Ann's Go")
+}
+
 func TestCrud_memorySaysThatItIsOne(t *testing.T) {
 	c := startExample(t, crud, "-bus", "mem:")
 	ann := newPerson(t)
