@@ -130,7 +130,7 @@ func TestChat_ownMessagesAreThereAtOnceAndMarkedUntilTheyAreAccepted(t *testing.
 		ann.waitFor("document.documentElement.dataset.ui === 'lost'")
 		ann.say("one")
 		ann.say("two")
-		require.Equal(t, []string{"one", "two"}, ann.lines())
+		require.Equal(t, []string{"one", "two"}, eval[[]string](ann, "[...document.querySelectorAll('.log .text')].map(p => p.textContent)"))
 		require.Equal(t, 2, eval[int](ann, "document.querySelectorAll('[data-echo-state=sending]').length"))
 		require.Contains(t, eval[string](ann, "document.querySelector('.log').innerText"), "sending…")
 		c.start()

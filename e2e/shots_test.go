@@ -99,6 +99,25 @@ func TestChat_looksRightEverywhere(t *testing.T) {
 		ann.fits()
 		ann.picture("chat-talk-" + l.name)
 	}
+	bob.click("#room-Rust")
+	bob.waitFor("document.title === 'Rust – Chatroom'")
+	bob.say("Anybody here?")
+	ann.waitFor("document.querySelector('#room-Rust .unread')")
+	bob.click("#room-Go")
+	bob.waitFor("document.title === 'Go – Chatroom'")
+	for range 12 {
+		bob.say("One more.")
+	}
+	ann.waitFor("document.querySelectorAll('[role=log] li').length === 17")
+	ann.js("document.querySelector('.log').scrollTop = 0")
+	bob.say("And the last.")
+	ann.waitFor("document.querySelector('[data-unseen] button')")
+	for _, l := range looks {
+		ann.look(l.width, l.height, l.scheme)
+		ann.js("document.querySelector('.log').scrollTop = 0")
+		ann.fits()
+		ann.picture("chat-unseen-" + l.name)
+	}
 	ann.js("text.value = 'x'.repeat(5000); text.dispatchEvent(new Event('input', {bubbles: true}))")
 	ann.say("")
 	ann.waitText("[role=alert]", "is the limit")

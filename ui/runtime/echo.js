@@ -162,5 +162,9 @@ self.jitneyEcho = ({root, on, toEnd, localize, resend, takeBack}) => {
   const fraction = x => (x - Math.floor(x)) * 2 ** 32 | 0;
   const rounds = primes.map(p => fraction(Math.cbrt(p))), starts = primes.slice(0, 8).map(p => fraction(Math.sqrt(p)));
 
-  return {begin, accepted, refused, adopt, arrived, guest: node => guests.has(node), unsent: () => rows.filter(row => row.state === 'refused').map(row => row.act)};
+  return {
+    begin, accepted, refused, adopt, arrived,
+    guest: node => guests.has(node),
+    unsent: () => rows.filter(row => row.state === 'refused').map(row => row.act),
+  };
 };
