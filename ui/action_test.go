@@ -253,6 +253,82 @@ func TestSignals_areWhatTheBrowserSentUntilTheServerSetsThem(t *testing.T) {
 	s.eventually(func() bool { return d.signal("s1") == "typed|41|false|0|true" }, "the signal comes again")
 }
 
+// fields is a page with two fields and two actions: one says what they hold, one fills the first one with much
+// text. Between two values of hang it hangs.
+func fields(hang <-chan struct{}) func(v *ui.App) {
+	return func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			one, two := c.Signal(""), c.Signal("")
+			said := ""
+			say := c.Action(func() error { said = fmt.Sprintf("%d and %d.", len(one.String()), len(two.String())); return nil })
+			c.Action(func() error { one.Set(strings.Repeat("x", 100<<10)); return nil })
+			ui.Subscribe(c, "chat.hang", func(message) { <-hang; <-hang })
+			c.View(func() g.Node {
+				return h.Form(say.OnSubmit(), h.Textarea(one.Bind()), h.Input(two.Bind()), h.P(g.Text(said)))
+			})
+		})
+	}
+}
+
+func TestSignals_textThatIsTooMuchInAllIsRefused(t *testing.T) {
+	const kb = 1 << 10
+	s := serve(t, ui.Options{}, ui.Shorten{}, fields(nil))
+	d := s.browser().open("/")
+	d.connect("worker-1", 1, d)
+	text := func(size, rev int) value { return value{strings.Repeat("x", size), uint64(rev)} }
+	refused := func(a answer) {
+		t.Helper()
+		require.Equal(t, http.StatusRequestEntityTooLarge, a.code)
+		require.Equal(t, "done", a.Status)
+		require.Regexp(t, `too large: \d+ KB.*64 KB.*Shorten it`, a.Error)
+	}
+	require.Empty(t, d.act("a1", signals{"s1": text(40*kb, 1)}).Error)
+	d.shows("40960 and 0.")
+	refused(d.act("a1", signals{"s1": text(70*kb, 2)}))
+	refused(d.act("a1", signals{"s9": text(70*kb, 1)})) // also what the page doesn't have
+	refused(d.act("a1", signals{"s2": text(40*kb, 1)})) // together with what the tab has already
+	refused(d.send(d.n, "a1", signals{"s2": text(40*kb, 1)}))
+	require.Empty(t, d.act("a1", nil).Error)
+	d.shows("40960 and 0.")
+	require.Empty(t, d.act("a1", signals{"s1": text(10*kb, 3), "s2": text(40*kb, 2)}).Error)
+	d.shows("10240 and 40960.")
+
+	// What the page itself has set is its own affair.
+	require.Empty(t, d.act("a2", nil).Error)
+	require.Empty(t, d.act("a1", signals{"s2": text(60*kb, 3)}).Error)
+	d.shows("102400 and 61440.")
+
+	tabs := s.app.Tabs()
+	res, body := d.post("/", "open", map[string]any{"key": newKey(), "signals": signals{"s1": text(33*kb, 1), "s2": text(33*kb, 1)}})
+	require.Equal(t, http.StatusRequestEntityTooLarge, res.StatusCode)
+	require.Contains(t, body, "too large")
+	require.Equal(t, tabs, s.app.Tabs())
+}
+
+func TestSignals_aLateRefusalOfTextIsToldWhenTheBrowserAsks(t *testing.T) {
+	hang := make(chan struct{})
+	s := serve(t, ui.Options{}, ui.Shorten{Patience: 200 * time.Millisecond}, fields(hang))
+	d := s.browser().open("/")
+	st := d.connect("worker-1", 1, d)
+	text := value{strings.Repeat("x", 40<<10), 1}
+	require.Equal(t, "done", d.act("a1", signals{"s1": text}).Status)
+	require.NoError(t, bus.Publish(t.Context(), s.bus, "chat.hang", message{}))
+	hang <- struct{}{}
+	require.Equal(t, "running", d.act("a1", signals{"s2": text}).Status)
+	hang <- struct{}{}
+	var a answer
+	s.eventually(func() bool { a = d.send(d.n, "a1", nil); return a.Status == "done" }, "it is answered")
+	require.Equal(t, http.StatusRequestEntityTooLarge, a.code)
+	refused := uint64(d.n)
+	require.Empty(t, d.act("a1", signals{"s2": {"short", 2}}).Error)
+	d.shows("40960 and 5.")
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, e := range st.events {
+		require.NotEqual(t, refused, e.Done, "after {done} the browser would think that its text was taken")
+	}
+}
+
 func TestEvents_areAttributesFromAFixedList(t *testing.T) {
 	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
 		v.Page("/", func(c *ui.Context) {

@@ -31,7 +31,11 @@ func (v *App) Tabs() int {
 func (v *App) Streams() int {
 	v.tabs.mu.Lock()
 	defer v.tabs.mu.Unlock()
-	return len(v.tabs.streams)
+	n := 0
+	for _, mine := range v.tabs.streams {
+		n += len(mine)
+	}
+	return n
 }
 
 func (v *App) Outcomes() int {

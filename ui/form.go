@@ -50,7 +50,10 @@ func (p *page) serveForm(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), v.limits.form)
 	defer cancel()
-	err = t.runForm(ctx, a)
+	// What is too large is given back in its fields: the tab holds it for no longer than this request.
+	if err = v.fit(sizeOf(signals)); err == nil {
+		err = t.runForm(ctx, a)
+	}
 	if err == nil {
 		header := w.Header()
 		header.Set("Location", sameAddress(r.URL))

@@ -137,6 +137,19 @@ func TestForm_worksWithoutScript(t *testing.T) {
 	require.Contains(t, source, "<li>quiet|kind|a &#34;b&#34; &lt;c&gt;</li><li>SHOUT it</li>")
 }
 
+func TestForm_tooMuchTextIsRefusedAndKept(t *testing.T) {
+	s := serve(t, ui.Options{}, ui.Shorten{}, fields(nil))
+	b := s.browser()
+	_, source := b.get("/")
+	long := strings.Repeat("x", 70<<10)
+	res, body := b.submit("/", with(form(t, source), "s1", long))
+	require.Equal(t, http.StatusUnprocessableEntity, res.StatusCode)
+	require.Contains(t, body, `role="alert">This is too large: 71 KB of text`)
+	require.Contains(t, body, ">\n"+long+"</textarea>")
+	require.NotContains(t, body, "and 0.", "the action hasn't run")
+	s.eventually(func() bool { return s.app.Tabs() == 1 }, "nothing of it stays")
+}
+
 func TestForm_anErrorIsShownAndWhatWasTypedIsKept(t *testing.T) {
 	var ran atomic.Int32
 	s := serve(t, ui.Options{}, ui.Shorten{}, guestbook(&ran))

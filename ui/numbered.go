@@ -116,7 +116,8 @@ func (t *tab) act(r *run, a numbered) {
 	t.mu.Lock()
 	r.err, r.unknown = brief(err), unknown
 	close(r.done)
-	if t.run == r && t.late && !unknown {
+	// That its signals weren't taken is told in an answer alone: after {done} the browser would think that they were.
+	if t.run == r && t.late && !unknown && !isFull(err) {
 		t.doneNote = encode(doneEvent{Tab: t.id, Done: a.N, Error: message(r.err)})
 	}
 	s := t.seat
@@ -136,7 +137,9 @@ func (t *tab) perform(a numbered) error {
 	if fn == nil {
 		return fmt.Errorf("the page has no action %q; reload it", a.Action)
 	}
-	t.takeSignals(a.Signals)
+	if err := t.takeSignals(a.Signals); err != nil {
+		return err
+	}
 	t.publishes = &publishing{once: a.Once}
 	defer func() { t.publishes = nil }()
 	return t.call("the action", fn)

@@ -52,11 +52,12 @@ type Options struct {
 	TabTTL time.Duration
 
 	// MaxTabs bounds the tabs in all (10,000 if zero), and MaxTabsPerSession those of one
-	// browser (100 if zero). Tabs whose documents never connected make room first.
+	// browser (100 if zero), and its streams. Tabs whose documents never connected make room first.
 	MaxTabs           int
 	MaxTabsPerSession int
 
-	// MaxBody bounds what a browser may post at once, in bytes: 1 MiB if zero.
+	// MaxBody bounds what a browser may post at once, in bytes: 1 MiB if zero. What its
+	// user enters into all signals of a page is bounded by 64 KiB.
 	MaxBody int64
 
 	// ActionsPerSecond bounds the actions of one tab: 20 if zero, with bursts of twice as many.
@@ -87,6 +88,7 @@ type limits struct {
 	pace        time.Duration // between two frames of a tab
 	shutdown    time.Duration
 	later       time.Duration // about when browsers come back after a shutdown
+	signals     int           // bytes of a tab's signals that its browser may fill
 	sendBuffer  int           // of the kernel, for streams
 	diffEffort  int           // edits between two views that are searched for
 	notes       int           // errors that wait for a tab's stream
@@ -108,6 +110,7 @@ var defaultLimits = limits{
 	pace:        10 * time.Millisecond,
 	shutdown:    5 * time.Second,
 	later:       time.Second,
+	signals:     64 << 10,
 	sendBuffer:  16 << 10,
 	diffEffort:  256,
 	notes:       4,

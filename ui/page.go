@@ -119,6 +119,10 @@ func (p *page) serveOpen(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "bad key", http.StatusBadRequest)
 		return
 	}
+	if err := v.fit(sizeOf(o.Signals)); err != nil {
+		http.Error(w, err.Error(), http.StatusRequestEntityTooLarge)
+		return
+	}
 	session := v.session(w, r)
 	t := newTab(p, session, o.Key, o.Signals)
 	existing, err := v.tabs.add(t)

@@ -127,6 +127,10 @@ func (v *App) serveAct(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	t.touch()
+	if err := v.fit(sizeOf(a.Signals)); err != nil {
+		say(http.StatusRequestEntityTooLarge, "done", err)
+		return
+	}
 	run, first, err := t.submit(a.numbered, t.limiter.Allow)
 	switch {
 	case errors.Is(err, errGone):
@@ -155,6 +159,8 @@ func (v *App) serveAct(w http.ResponseWriter, r *http.Request) {
 		say(http.StatusGone, "gone", nil)
 	case run.unknown:
 		say(http.StatusServiceUnavailable, "again", nil)
+	case isFull(run.err):
+		say(http.StatusRequestEntityTooLarge, "done", run.err)
 	default:
 		say(http.StatusOK, "done", run.err)
 	}

@@ -22,16 +22,13 @@ var errTooManyTabs = errors.New("too many tabs are open")
 // owner is a key of a session.
 type owner struct{ session, key string }
 
-// worker names the streams of one browser: each newer one replaces the one before.
-type worker struct{ session, w string }
-
 // registry knows the tabs and streams that live.
 type registry struct {
 	mu       sync.Mutex
 	byID     map[string]*tab
 	byOwner  map[owner]*tab // tabs that were opened for a document that had lost its own
 	sessions map[string]map[*tab]struct{}
-	streams  map[worker]*stream
+	streams  map[string]map[string]*stream // by session and worker: each newer one of a worker replaces the one before
 	closed   bool
 }
 
@@ -143,35 +140,54 @@ func (r *registry) find(id string) *tab {
 }
 
 // stream makes st the stream of its browser and returns the one that it replaces, or, when a
-// newer one is there, that one and false.
-func (r *registry) stream(st *stream) (other *stream, ok bool) {
+// newer one is there, that one and false. When the session has more than most streams now, excess is
+// the one that its browser hasn't been heard of for longest.
+func (r *registry) stream(st *stream, most int) (other, excess *stream, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.streams == nil {
-		r.streams = map[worker]*stream{}
+		r.streams = map[string]map[string]*stream{}
 	}
-	name := worker{st.session, st.w}
-	other = r.streams[name]
+	mine := r.streams[st.session]
+	if mine == nil {
+		mine = map[string]*stream{}
+		r.streams[st.session] = mine
+	}
+	other = mine[st.w]
 	if other != nil && other.s > st.s {
-		return other, false
+		return other, nil, false
 	}
-	r.streams[name] = st
-	return other, true
+	mine[st.w] = st
+	if len(mine) <= most {
+		return other, nil, true
+	}
+	for _, s := range mine {
+		if s != st && (excess == nil || s.seen.Load() < excess.seen.Load()) {
+			excess = s
+		}
+	}
+	if excess != nil {
+		delete(mine, excess.w)
+	}
+	return other, excess, true
 }
 
 // current returns the stream of a browser, or nil.
 func (r *registry) current(session, w string) *stream {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.streams[worker{session, w}]
+	return r.streams[session][w]
 }
 
 // forget removes st if it is still the stream of its browser.
 func (r *registry) forget(st *stream) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if name := (worker{st.session, st.w}); r.streams[name] == st {
-		delete(r.streams, name)
+	if mine := r.streams[st.session]; mine[st.w] == st {
+		delete(mine, st.w)
+		if len(mine) == 0 {
+			delete(r.streams, st.session)
+		}
 	}
 }
 

@@ -220,22 +220,21 @@ func (t *tab) keep(f *frame, s *seat, base uint64, text string) bool {
 	return true
 }
 
-// next returns what is to be written for the tab at its place s, and asks for a render if the
-// view is stale. It never waits for the tab's thread.
-func (t *tab) next(s *seat) [][]byte {
+// next returns what is to be written for the tab at its place s, with the errors that are among it, and asks for a
+// render if the view is stale. It never waits for the tab's thread.
+func (t *tab) next(s *seat) (events, notes [][]byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.seat != s {
-		return nil
+		return nil, nil
 	}
-	var events [][]byte
 	if t.frame != nil {
 		events = append(events, t.frame)
 		t.frame = nil
 		s.written = t.version
 	}
-	events = append(events, t.notes...)
-	t.notes = nil
+	notes, t.notes = t.notes, nil
+	events = append(events, notes...)
 	if t.doneNote != nil {
 		events = append(events, t.doneNote)
 		t.doneNote = nil
@@ -243,7 +242,7 @@ func (t *tab) next(s *seat) [][]byte {
 	if t.stale && !t.rendering {
 		t.schedule()
 	}
-	return events
+	return events, notes
 }
 
 // schedule starts a render: at once when the tab was idle, otherwise a moment after the last one, since

@@ -3,6 +3,7 @@ package ui
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -29,6 +30,7 @@ type Signal struct {
 	value string
 	rev   uint64 // the browser's revision that the value is based on
 
+	theirs  bool   // the value is the browser's
 	changed bool   // set here since the browser was told
 	sentAt  uint64 // the version that told the browser last
 }
@@ -52,7 +54,7 @@ func (s *Signal) Bool() bool { return s.value == "true" }
 // view, unless its user has changed the field meanwhile.
 func (s *Signal) Set(v any) {
 	// Also an equal value is sent: the browser may have emptied the field meanwhile.
-	s.value, s.changed = s.format(v), true
+	s.value, s.theirs, s.changed = s.format(v), false, true
 }
 
 // Bind ties a field (input, textarea or select) to the signal: the field shows its value, and what the
@@ -85,7 +87,7 @@ func (s *Signal) wire() any {
 
 // take accepts the browser's value.
 func (s *Signal) take(v signalValue) {
-	s.value, s.rev, s.changed = v.text(), v.rev, false
+	s.value, s.rev, s.theirs, s.changed = v.text(), v.rev, true, false
 }
 
 // newSignal returns a signal of initial's type.
@@ -137,13 +139,56 @@ func (v *signalValue) UnmarshalJSON(data []byte) error {
 
 func (v signalValue) text() string { return fmt.Sprint(v.value) }
 
-// takeSignals accepts the browser's values. The caller holds the thread.
-func (t *tab) takeSignals(values map[string]signalValue) {
+// fullError is why a browser's signals aren't taken.
+type fullError struct{ size, limit int }
+
+func (e *fullError) Error() string {
+	return fmt.Sprintf("This is too large: %d KB of text, and the fields of this page take %d KB in all. Shorten it, and send it again.",
+		(e.size+1023)>>10, e.limit>>10)
+}
+
+func isFull(err error) bool {
+	_, full := errors.AsType[*fullError](err)
+	return full
+}
+
+// fit says whether a tab can hold so many bytes.
+func (v *App) fit(size int) error {
+	if size > v.limits.signals {
+		return &fullError{size, v.limits.signals}
+	}
+	return nil
+}
+
+// sizeOf counts the bytes of what was posted.
+func sizeOf(values map[string]signalValue) int {
+	size := 0
+	for id, v := range values {
+		size += len(id) + len(v.text())
+	}
+	return size
+}
+
+// takeSignals accepts the browser's values: all of them or, if the tab would hold too much, none. The
+// caller holds the thread.
+func (t *tab) takeSignals(values map[string]signalValue) error {
+	size := 0
+	for _, s := range t.signals {
+		if v, ok := values[s.id]; ok {
+			size += len(v.text())
+		} else if s.theirs {
+			size += len(s.value)
+		}
+	}
+	if err := t.app.fit(size); err != nil {
+		return err
+	}
 	for _, s := range t.signals {
 		if v, ok := values[s.id]; ok {
 			s.take(v)
 		}
 	}
+	return nil
 }
 
 // allSignals returns all values. The caller holds the thread.

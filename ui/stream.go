@@ -20,12 +20,20 @@ type stream struct {
 
 	seen  atomic.Int64  // when the browser last said that it reads, in Unix nanoseconds
 	bell  chan struct{} // rung when the queue isn't empty
-	ended chan struct{} // closed when a newer stream replaces this one
+	ended chan struct{} // closed when a newer stream takes this one's place
+	said  []said        // errors that are on their way, of the stream's own goroutine
 
 	mu    sync.Mutex
 	seats map[*seat]struct{}
 	queue []*seat // those that have something to say
 	end   bool
+	later bool // its browser is told to come back
+}
+
+// said are errors of a tab.
+type said struct {
+	tab   *tab
+	notes [][]byte
 }
 
 // seat is a tab's place in a stream.
@@ -93,8 +101,12 @@ func (st *stream) collect() []byte {
 	st.mu.Unlock()
 	var out []byte
 	for i, s := range queue {
-		for _, event := range s.tab.next(s) {
+		events, notes := s.tab.next(s)
+		for _, event := range events {
 			out = append(out, event...)
+		}
+		if notes != nil {
+			st.said = append(st.said, said{s.tab, notes})
 		}
 		out = append(out, farewells[i]...)
 	}
@@ -132,12 +144,13 @@ func (st *stream) abandon(s *seat) {
 	delete(st.seats, s)
 }
 
-// replace ends the stream because a newer one of the same browser is there.
-func (st *stream) replace() {
+// replace ends the stream because a newer one is there: of the same browser, or one too many
+// of its session; then the browser may come back later.
+func (st *stream) replace(later bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if !st.end {
-		st.end = true
+		st.end, st.later = true, later
 		close(st.ended)
 	}
 }
@@ -150,7 +163,7 @@ func (v *App) serveStream(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	number, err := strconv.ParseUint(query.Get("s"), 10, 64)
 	list := query["t"]
-	if err != nil || !validKey(query.Get("w")) {
+	if err != nil || !validKey(query.Get("w")) || len(list) == 0 {
 		http.Error(w, "bad stream address", http.StatusBadRequest)
 		return
 	}
@@ -172,7 +185,7 @@ func (v *App) serveStream(w http.ResponseWriter, r *http.Request) {
 	}
 	out := &writer{w: w, rc: http.NewResponseController(w), patience: v.limits.write}
 
-	other, ok := v.tabs.stream(st)
+	other, excess, ok := v.tabs.stream(st, v.opts.MaxTabsPerSession)
 	if !ok {
 		// This one was overtaken on its way by a newer one of the same browser.
 		for _, entry := range list {
@@ -193,7 +206,11 @@ func (v *App) serveStream(w http.ResponseWriter, r *http.Request) {
 		out.add(v.seatTab(st, entry))
 	}
 	if other != nil {
-		other.replace()
+		other.replace(false)
+	}
+	if excess != nil {
+		v.log.Debug("ui: a stream made room for another one of its session")
+		excess.replace(true)
 	}
 	v.runStream(r, st, out)
 }
@@ -228,8 +245,12 @@ func (v *App) runStream(r *http.Request, st *stream, out *writer) {
 	for {
 		out.add(st.collect())
 		if !out.flush() {
+			for _, s := range st.said {
+				s.tab.unsay(s.notes)
+			}
 			return
 		}
+		st.said = nil
 		select {
 		case <-st.bell:
 		case <-heartbeat.C:
@@ -243,6 +264,11 @@ func (v *App) runStream(r *http.Request, st *stream, out *writer) {
 			out.flush()
 			return
 		case <-st.ended:
+			if st.later {
+				// Sooner, and two that are one too many would do nothing but make room for each other.
+				out.add(encode(laterEvent{Later: around(8 * v.limits.later).Milliseconds()}))
+				out.flush()
+			}
 			return
 		case <-r.Context().Done():
 			return

@@ -202,14 +202,18 @@ func TestStream_beatsAndIsClosedWhenNobodySaysToHaveSeenIt(t *testing.T) {
 }
 
 // connectSlowly opens a stream whose connection takes little at a time, and returns it, with its headers read.
-func (b *browser) connectSlowly(d *doc) *bufio.Reader {
+func (b *browser) connectSlowly(docs ...*doc) *bufio.Reader {
 	b.Helper()
 	host := strings.TrimPrefix(b.base, "http://")
 	conn, err := net.Dial("tcp", host)
 	require.NoError(b, err)
 	b.Cleanup(func() { require.NoError(b, conn.Close()) })
 	require.NoError(b, conn.(*net.TCPConn).SetReadBuffer(4096))
-	req, err := http.NewRequest("GET", b.base+"/_ui/stream?w=worker-1&s=1&t="+d.entry(), nil)
+	path := "/_ui/stream?w=worker-1&s=1"
+	for _, d := range docs {
+		path += "&t=" + d.entry()
+	}
+	req, err := http.NewRequest("GET", b.base+path, nil)
 	require.NoError(b, err)
 	for _, cookie := range b.client.Jar.Cookies(req.URL) {
 		req.AddCookie(cookie)
@@ -278,6 +282,58 @@ func TestStream_stuckReaderHarmsNobody(t *testing.T) {
 		require.Less(t, time.Since(began), 2*time.Second)
 	}
 	s.eventually(func() bool { return s.app.Streams() == 1 && s.app.Tabs() == 1 }, "the stuck one is cut off and its tab ends")
+}
+
+func TestStream_errorsThatAStuckReaderDidNotTakeAreToldToTheNextOne(t *testing.T) {
+	long := strings.Repeat("x", 3000)
+	s := serve(t, ui.Options{}, ui.Shorten{Write: 300 * time.Millisecond}, func(v *ui.App) {
+		v.Page("/", func(c *ui.Context) {
+			for i := range 4 {
+				ui.Subscribe(c, fmt.Sprintf("chat.%d..%s", i, long), func(message) {})
+			}
+			c.View(func() g.Node { return h.P() })
+		})
+	})
+	b := s.browser()
+	var docs []*doc
+	for range 20 {
+		docs = append(docs, b.open("/"))
+	}
+	b.connectSlowly(docs...)
+	s.eventually(func() bool { return s.app.Streams() == 0 }, "the stuck one is cut off")
+	st := b.connect("worker-1", 2, docs...)
+	for _, d := range docs {
+		for i := range 4 {
+			e := st.got("its errors", func(e event) bool { return e.Tab == d.tab && strings.Contains(e.Error, fmt.Sprintf("chat.%d..", i)) })
+			require.Less(t, len(e.Error), 2100)
+		}
+	}
+}
+
+func TestStreams_ofASessionAreBoundedAndTheOneThatIsLeastHeardOfComesBackLater(t *testing.T) {
+	s := serve(t, ui.Options{MaxTabsPerSession: 3}, ui.Shorten{}, counter)
+	b := s.browser()
+	one, two, three := b.open("/"), b.open("/"), b.open("/")
+	b.connect("worker-1", 1, one)
+	idle := b.connect("worker-2", 1, two)
+	b.connect("worker-3", 1, three)
+	res, _ := b.post("/_ui/seen", "seen", map[string]any{"w": "worker-1", "s": 1})
+	require.Equal(t, http.StatusNoContent, res.StatusCode)
+	b.connect("worker-4", 1, three)
+	require.Positive(t, idle.got("later", func(e event) bool { return e.Later > 0 }).Later)
+	<-idle.ended
+	require.Equal(t, 3, s.app.Streams())
+	stranger := s.browser()
+	stranger.connect("worker-5", 1, stranger.open("/"))
+	require.Equal(t, 4, s.app.Streams())
+
+	// Its tab has been kept for it.
+	b.connect("worker-2", 2, two)
+	for _, d := range []*doc{one, two, three} {
+		require.Equal(t, "done", d.act("a1", nil).Status)
+		d.shows("clicked 1 times")
+	}
+	require.Equal(t, 4, s.app.Streams())
 }
 
 func TestSync_busyTabGetsFewerAndNewerFrames(t *testing.T) {
@@ -361,7 +417,7 @@ func TestStream_seatsAsManyTabsAsASessionMayHave(t *testing.T) {
 func TestStream_refusesMalformedAddresses(t *testing.T) {
 	s := serve(t, ui.Options{MaxTabsPerSession: 3}, ui.Shorten{}, counter)
 	b := s.browser()
-	for _, query := range []string{"", "w=worker-1", "w=x&s=1", "w=worker-1&s=-1", "w=worker%0a1&s=1"} {
+	for _, query := range []string{"", "w=worker-1", "w=x&s=1", "w=worker-1&s=-1", "w=worker%0a1&s=1", "w=worker-1&s=1"} {
 		res, _ := b.get("/_ui/stream?" + query)
 		require.Equal(t, http.StatusBadRequest, res.StatusCode, query)
 	}

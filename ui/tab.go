@@ -158,8 +158,22 @@ func (t *tab) sync() {
 
 // complain shows an error to the tab's user. The newest few wait for a stream.
 func (t *tab) complain(err error) {
+	note := encode(errorEvent{Tab: t.id, Error: brief(err).Error()})
+	t.note(func(notes [][]byte) [][]byte { return append(notes, note) })
+}
+
+// unsay takes back errors that a stream couldn't write: the next one says them.
+func (t *tab) unsay(said [][]byte) {
+	t.note(func(notes [][]byte) [][]byte { return append(said, notes...) })
+}
+
+func (t *tab) note(add func(notes [][]byte) [][]byte) {
 	t.mu.Lock()
-	t.notes = append(t.notes, encode(errorEvent{Tab: t.id, Error: err.Error()}))
+	if t.ended {
+		t.mu.Unlock()
+		return
+	}
+	t.notes = add(t.notes)
 	if n := len(t.notes) - t.app.limits.notes; n > 0 {
 		t.notes = append([][]byte(nil), t.notes[n:]...)
 	}
