@@ -44,7 +44,7 @@ func (b *tab) say(line string) {
 // lines returns the messages of the server that the tab shows, without those that are on their way to it.
 func (b *tab) lines() []string {
 	b.t.Helper()
-	return eval[[]string](b, "[...document.querySelectorAll('[role=log] li[id] .text')].map(p => p.textContent)")
+	return eval[[]string](b, "[...document.querySelectorAll('[role=log] article[id] .text')].map(p => p.textContent)")
 }
 
 // waitLines waits until the tab shows these messages and no others.
@@ -182,7 +182,7 @@ func TestChat_aMessageTooLargeIsRefusedAndKept(t *testing.T) {
 			ann.click("[role=alert] button")
 			ann.click("[data-echo-do=edit]")
 			require.Equal(t, size, eval[int](ann, "text.value.length"))
-			require.Zero(t, eval[int](ann, "document.querySelectorAll('[role=log] li').length"))
+			require.Zero(t, eval[int](ann, "document.querySelectorAll('[role=log] article').length"))
 			ann.js("text.value = ''; text.dispatchEvent(new Event('input', {bubbles: true}))")
 		}
 		ann.say("short")

@@ -93,7 +93,7 @@ func TestChat_unreadRoomsAreMarked(t *testing.T) {
 		ann.focus("#room-Rust")
 		ann.typeText("\r")
 		ann.waitFor("document.title === 'Rust – Chatroom' && !document.querySelector('.unread')")
-		ann.waitFor("document.querySelectorAll('.log li').length === 11")
+		ann.waitFor("document.querySelectorAll('.log article').length === 11")
 	})
 }
 
@@ -105,7 +105,7 @@ func TestChat_whatCameMeanwhileIsCounted(t *testing.T) {
 		for i := range 20 {
 			bob.say(fmt.Sprint("line ", i))
 		}
-		ann.waitFor("document.querySelectorAll('.log li').length === 20")
+		ann.waitFor("document.querySelectorAll('.log article').length === 20")
 		ann.js("document.querySelector('.log').scrollTop = 0")
 		bob.say("a")
 		bob.say("b")
@@ -137,7 +137,7 @@ func TestChat_ownMessagesAreThereAtOnceAndMarkedUntilTheyAreAccepted(t *testing.
 		ann.waitFor("!document.querySelector('[data-echo-state]')")
 		require.Equal(t, []string{"one", "two"}, ann.lines())
 		require.NotContains(t, eval[string](ann, "document.querySelector('.log').innerText"), "sending…")
-		require.Equal(t, 2, eval[int](ann, "document.querySelectorAll('.log li[id].mine').length"))
+		require.Equal(t, 2, eval[int](ann, "document.querySelectorAll('.log article[id].mine').length"))
 	})
 }
 
@@ -148,7 +148,7 @@ func TestChat_timesAreThoseOfTheReader(t *testing.T) {
 	require.NoError(t, err)
 	ann.enterChat(c)
 	ann.say("when?")
-	ann.waitFor("document.querySelector('.log li[id] time')")
+	ann.waitFor("document.querySelector('.log article[id] time')")
 	shown := "document.querySelector('.log time').textContent === new Intl.DateTimeFormat([], {timeStyle: 'short', timeZone: 'Asia/Kolkata'})" +
 		".format(new Date(document.querySelector('.log time').dateTime))"
 	require.True(t, eval[bool](ann, shown))
@@ -166,7 +166,7 @@ func TestChat_theCornerTellsTheBusAndTheTime(t *testing.T) {
 		require.Equal(t, want, eval[string](ann, "document.querySelector('.corner code').textContent + ' ' + document.querySelector('.corner code + span').textContent"))
 		for i := range 32 {
 			ann.say(fmt.Sprint("line ", i))
-			ann.waitFor(fmt.Sprintf("document.querySelectorAll('.log li[id]').length === %d && !document.querySelector('[data-echo-state]')", i+1))
+			ann.waitFor(fmt.Sprintf("document.querySelectorAll('.log article[id]').length === %d && !document.querySelector('[data-echo-state]')", i+1))
 		}
 		ann.waitText("[data-latency]", "(last 30)")
 		require.Equal(t, 30, eval[int](ann, "document.querySelectorAll('[data-latency] rect').length"))
@@ -185,10 +185,10 @@ func TestChat_robotsChat(t *testing.T) {
 			c := startExample(t, name, "-load", "100")
 			ann := newPerson(t)
 			ann.enterChat(c)
-			ann.waitFor("document.querySelectorAll('.log li[id]').length > 3 && document.querySelectorAll('.unread').length === 4")
+			ann.waitFor("document.querySelectorAll('.log article[id]').length > 3 && document.querySelectorAll('.unread').length === 4")
 			ann.waitText(".here h2", "21 here")
 			ann.say("hello, robots")
-			ann.waitFor("document.querySelector('.log li[id].mine')")
+			ann.waitFor("document.querySelector('.log article[id].mine')")
 		})
 	}
 }
@@ -211,11 +211,42 @@ func TestChat_twoProcessesOnOneServer(t *testing.T) {
 	bob.say("hello")
 	ann.say("hi")
 	for _, b := range []*tab{ann, bob} {
-		b.waitFor("document.querySelectorAll('.log li[id]').length === 3")
+		b.waitFor("document.querySelectorAll('.log article[id]').length === 3")
 	}
 	require.ElementsMatch(t, []string{"before", "hello", "hi"}, ann.lines())
 	require.Equal(t, ann.lines(), bob.lines())
 	two.kill()
 	bob.mayBeOffline()
 	ann.waitHere(ann.name())
+}
+
+func TestChat_axeHasNothingToSay(t *testing.T) {
+	source := axe(t)
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann, bob := newPerson(t), newPerson(t)
+		ann.mayBeOffline()
+		ann.enterChat(c)
+		bob.enterChat(c)
+		ann.accessible(source)
+		bob.click("#room-Rust")
+		bob.waitFor("document.title === 'Rust – Chatroom'")
+		bob.say("Anybody here?")
+		ann.waitFor("document.querySelector('#room-Rust .unread')")
+		bob.click("#room-Go")
+		bob.waitFor("document.title === 'Go – Chatroom'")
+		for i := range 20 {
+			bob.say(fmt.Sprint("line ", i))
+		}
+		ann.say("mine")
+		ann.js("text.value = 'x'.repeat(5000); text.dispatchEvent(new Event('input', {bubbles: true}))")
+		ann.say("")
+		ann.waitFor("document.querySelector('[data-echo-state=refused]')")
+		ann.js("document.querySelector('.log').scrollTop = 0")
+		bob.say("the last")
+		ann.waitFor("document.querySelector('[data-unseen] button')")
+		c.kill()
+		ann.waitText("#jitney-status", "No connection")
+		ann.say("on its way")
+		ann.accessible(source)
+	})
 }

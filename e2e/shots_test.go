@@ -93,7 +93,7 @@ func TestChat_looksRightEverywhere(t *testing.T) {
 		"anextremelylongwordwithoutanyspaceinitthathastobebrokensomewhereoritmakesthepagescroll works, too.")
 	bob.say("👍")
 	ann.say("See you tomorrow.")
-	ann.waitFor("document.querySelectorAll('[role=log] li').length === 5")
+	ann.waitFor("document.querySelectorAll('[role=log] article').length === 5")
 	for _, l := range looks {
 		ann.look(l.width, l.height, l.scheme)
 		ann.fits()
@@ -108,7 +108,7 @@ func TestChat_looksRightEverywhere(t *testing.T) {
 	for range 12 {
 		bob.say("One more.")
 	}
-	ann.waitFor("document.querySelectorAll('[role=log] li').length === 17")
+	ann.waitFor("document.querySelectorAll('[role=log] article').length === 17")
 	ann.js("document.querySelector('.log').scrollTop = 0")
 	bob.say("And the last.")
 	ann.waitFor("document.querySelector('[data-unseen] button')")

@@ -38,21 +38,23 @@ func (p *page) view() g.Node {
 	return look.TallPage("Chatroom", you, look.Corner(p.busURL),
 		h.Nav(h.Aria("label", "Rooms"), h.Ul(g.Map(rooms, p.door))),
 		p.present(),
-		h.Main(h.Class("card"),
-			g.If(len(p.log) == 0, h.P(h.Class("empty"),
-				g.Text("Nobody has said anything in "+room+" today."), h.Br(), g.Text("Say hello, and you have begun."))),
-			// Another room is another log, which begins at its end.
-			h.Ol(h.ID("log-"+room), h.Class("log"), h.Role("log"), h.Aria("label", "Messages in "+room), h.TabIndex("0"), ui.Pin(),
-				g.Map(p.log, p.row)),
-			ui.Unseen("log-"+room, "1 new message", "# new messages"),
-		),
-		h.Form(p.say.OnSubmit(ui.Clear(p.text)),
-			ui.Echo("log-"+room, p.echo()),
-			h.Label(h.Class("spoken"), h.For("text"), g.Text("Message to "+room)),
-			h.Input(h.ID("text"), h.Name("text"), h.Type("text"), p.text.Bind(), h.AutoFocus(), h.Required(),
-				h.Pattern(`.*\S.*`), h.Title("a message with at least one letter"),
-				h.AutoComplete("off"), g.Attr("enterkeyhint", "send"), h.Placeholder("Message to "+room)),
-			h.Button(h.Class("primary"), h.Type("submit"), g.Text("Send")),
+		h.Main(
+			h.Div(h.Class("talk card"),
+				g.If(len(p.log) == 0, h.P(h.Class("empty"),
+					g.Text("Nobody has said anything in "+room+" today."), h.Br(), g.Text("Say hello, and you have begun."))),
+				// Another room is another log, which begins at its end.
+				h.Div(h.ID("log-"+room), h.Class("log"), h.Role("log"), h.Aria("label", "Messages in "+room), h.TabIndex("0"), ui.Pin(),
+					g.Map(p.log, p.row)),
+				ui.Unseen("log-"+room, "1 new message", "# new messages"),
+			),
+			h.Form(p.say.OnSubmit(ui.Clear(p.text)),
+				ui.Echo("log-"+room, p.echo()),
+				h.Label(h.Class("spoken"), h.For("text"), g.Text("Message to "+room)),
+				h.Input(h.ID("text"), h.Name("text"), h.Type("text"), p.text.Bind(), h.AutoFocus(), h.Required(),
+					h.Pattern(`.*\S.*`), h.Title("a message with at least one letter"),
+					h.AutoComplete("off"), g.Attr("enterkeyhint", "send"), h.Placeholder("Message to "+room)),
+				h.Button(h.Class("primary"), h.Type("submit"), g.Text("Send")),
+			),
 		),
 	)
 }
@@ -75,9 +77,9 @@ func (p *page) door(room string) g.Node {
 func (p *page) present() g.Node {
 	members := p.visit.List()
 	shown := members[:min(len(members), names)]
-	return h.Div(h.Class("here"),
+	return h.Section(h.Class("here"), h.Aria("label", "Who is here"),
 		h.H2(g.Textf("%d here", len(members))),
-		h.Ul(h.Aria("label", "Who is in "+p.room.String()),
+		h.Ul(
 			g.Map(shown, func(m presence.Member) g.Node {
 				return h.Li(h.ID("here-"+m.ID), g.If(m.ID == p.me.ID, h.Class("me")), g.Text(m.Info+" "+m.Name))
 			}),
@@ -94,14 +96,14 @@ func (p *page) row(m Message) g.Node {
 		mine bool
 	}
 	return ui.Once(key{m, mine}, func() g.Node {
-		return h.Li(h.ID("m-"+m.ID), ui.Made(m.ID), g.If(mine, h.Class("mine")),
+		return h.Article(h.ID("m-"+m.ID), ui.Made(m.ID), g.If(mine, h.Class("mine")),
 			line(m.Emoji, m.Name, m.Time, g.Text(m.Text)))
 	})
 }
 
 // echo is the row of what its user is saying, before the server has heard of it.
 func (p *page) echo() g.Node {
-	return h.Li(h.Class("mine"), line(p.me.Info, p.me.Name, time.Time{}, ui.EchoOf(p.text)),
+	return h.Article(h.Class("mine"), line(p.me.Info, p.me.Name, time.Time{}, ui.EchoOf(p.text)),
 		h.P(h.Class("state"), ui.EchoIf("sending"), g.Text("sending…")),
 		h.P(h.Class("state wrong"), ui.EchoIf("refused"), g.Text("Not sent. "),
 			h.Button(h.Type("button"), ui.EchoRetry(), g.Text("Retry")),
