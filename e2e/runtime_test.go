@@ -208,7 +208,29 @@ func TestAction_thatIsRefusedGivesTheTextBack(t *testing.T) {
 	b.waitValue("#in", "next")
 	f.answers(func(p post) (int, any) { return http.StatusOK, f.ok(p) })
 	b.typeText("\r")
-	b.waitFor("!document.querySelector('[role=alert]')")
+	b.waitFor("document.querySelectorAll('[role=alert]').length === 1")
+	b.waitText("#jitney-alerts", "hello you") // which is nowhere else
+}
+
+func TestAction_aRefusedTextOutlastsTheSuccessOfOthers(t *testing.T) {
+	f, b := newFake(t, sayForm, map[string]any{"s1": ""})
+	gate := make(chan struct{})
+	f.answers(func(p post) (int, any) {
+		if p.N == 1 {
+			<-gate
+			return http.StatusOK, map[string]any{"tab": p.Tab, "n": p.N, "status": "done", "error": "too long"}
+		}
+		return http.StatusOK, f.ok(p)
+	})
+	b.focus("#in")
+	b.typeText("first\rsecond\rthird")
+	close(gate)
+	b.waitText("#jitney-alerts", "too long\nfirst")
+	b.waitFor("!('uiPending' in document.documentElement.dataset)")
+	b.typeText("\r")
+	f.waitPosts("act", 3)
+	b.waitFor("!('uiPending' in document.documentElement.dataset)")
+	b.waitText("#jitney-alerts", "first") // which is nowhere else
 }
 
 func TestAction_whatThePageComplainsOfIsShown(t *testing.T) {
@@ -257,6 +279,26 @@ func TestGone_theDocumentGetsANewTab(t *testing.T) {
 	acts = f.waitPosts("act", 3)
 	require.Equal(t, "half done", acts[2].Signals["s1"][0])
 	require.Equal(t, 2, acts[2].N)
+}
+
+func TestGone_anOpenThatHangsIsAskedForAgain(t *testing.T) {
+	f := &fake{t: t, body: "<p>old</p>"}
+	hang := make(chan struct{})
+	f.answer = func(post) (int, any) {
+		if len(f.posted("open")) == 1 {
+			<-hang
+		}
+		return http.StatusOK, f.reopened("<p>new</p>")
+	}
+	b := newPerson(t)
+	f.serve()
+	t.Cleanup(func() { close(hang) })
+	b.beforeLoad("{ const timeout = AbortSignal.timeout; AbortSignal.timeout = ms => timeout.call(AbortSignal, ms / 50) }")
+	b.open(f.srv.URL)
+	b.waitFor("document.documentElement.dataset.ui === 'open'")
+	f.send(map[string]any{"tab": f.tab, "gone": true})
+	b.waitText("p", "new")
+	b.waitFor("document.documentElement.dataset.ui === 'open'")
 }
 
 func TestGone_aPageOfAnotherShapeIsReloadedAndKeepsItsTexts(t *testing.T) {

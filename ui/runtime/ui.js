@@ -121,7 +121,7 @@
       last.signals = snapshot(); // not sent yet: the newest of such is enough
       return;
     }
-    const a = {n: ++number, name, type, once: `${secret}-${++made}`, signals: snapshot(), taken: {}, first: 0, tries: 0};
+    const a = {n: ++number, name, type, once: `${secret}-${++made}`, signals: snapshot(), taken: {}, at: Date.now(), first: 0, tries: 0};
     // A field is emptied here and now: a fast typist's next line would otherwise begin with this one.
     for (const id of (el.dataset.clear || '').split(' ')) {
       if (!signals.has(id)) continue;
@@ -143,7 +143,7 @@
     const now = Object.keys(a.taken).map(id => [id, signals.get(id).v]);
     const put = ([id, v]) => Object.assign(signals.get(id), {v, rev: signals.get(id).rev + 1}); // the field isn't touched
     Object.entries(a.taken).forEach(put);
-    const b = {...a, n: ++number, once: `${secret}-${++made}`, signals: snapshot(), first: 0, tries: 0};
+    const b = {...a, n: ++number, once: `${secret}-${++made}`, signals: snapshot(), at: Date.now(), first: 0, tries: 0};
     now.forEach(put);
     enqueue(b);
     return b;
@@ -189,7 +189,7 @@
 
   // ---- Actions: numbered, one at a time, in order, sent again until answered.
 
-  const queue = []; // {n, name, once, signals, taken, first, tries}
+  const queue = []; // {n, name, once, signals, taken, at, first, tries}
   const tooOld = 100e3; // ms; the server knows what it has done for two minutes
   let number = 0, made = 0, sending = null, held = 0, opening = false;
 
@@ -198,6 +198,7 @@
       method: 'POST',
       headers: {'Content-Type': 'application/json', 'X-Jitney': word},
       body: JSON.stringify(body),
+      signal: AbortSignal.timeout?.(20e3), // a proxy may take a request and never answer
       ...more,
     });
   }
@@ -255,16 +256,18 @@
     pending();
     if (!error) {
       echo.accepted(a);
-      alerts.replaceChildren(); // what was wrong has been put right
+      // What was wrong with the actions before has been put right. What else was said stays, and
+      // what was said after the user did this.
+      for (const box of [...alerts.children]) if (box.until < a.at) box.remove();
     } else if (echo.refused(a)) {
-      complain(error);
+      complain(error, Date.now());
     } else {
       const left = [];
       for (const [id, v] of Object.entries(a.taken)) {
         if (signals.get(id).v === emptied(v)) change(id, v); // back into the field, nobody has touched it
         else if (v) left.push(v);
       }
-      complain([error, ...left].join('\n'));
+      complain([error, ...left].join('\n'), left.length ? Infinity : Date.now()); // the text is nowhere else
     }
     retry();
   }
@@ -470,7 +473,8 @@
   let release = () => {};
   const protocol = performance.getEntriesByType('navigation')[0]?.nextHopProtocol || '';
   const multiplexed = /^h[23]/.test(protocol);
-  let direct = multiplexed || !window.SharedWorker;
+  const mustDirect = multiplexed || !window.SharedWorker;
+  let direct = mustDirect;
 
   const send = message => port?.postMessage(message);
   const join = () => {
@@ -485,7 +489,14 @@
     heard = Date.now();
     asked = 0;
     if (direct) {
-      if (!window.jitneyConnect) await load(page.worker);
+      try {
+        if (!window.jitneyConnect) await load(page.worker);
+      } catch {
+        state('lost'); // the server has gone away since it served the page
+        direct = mustDirect;
+        setTimeout(connect, jitter(2000));
+        return;
+      }
       const channel = new MessageChannel();
       window.jitneyConnect(channel.port2);
       port = channel.port1;
@@ -509,6 +520,7 @@
   const load = src => new Promise((done, failed) => {
     const script = document.createElement('script');
     Object.assign(script, {src, onload: done, onerror: failed});
+    script.addEventListener('error', () => script.remove());
     document.head.append(script);
   });
 
@@ -533,6 +545,7 @@
     asked = 0;
     if (m.trouble) console.error(`jitney: ${m.trouble}`);
     if (m.alive) send({here: true});
+    if (m.left) setTimeout(join, jitter(most)); // by a worker that we have given up, and that lives
     if (m.event) take(m.event);
     if (m.state === 'lost' && !opening) state('lost');
     if (m.state === 'open') {
@@ -609,10 +622,12 @@
     if (status.textContent !== span.textContent) status.replaceChildren(span);
   }
 
-  function complain(what) {
+  // An action that is made after until, and is done, takes the complaint away.
+  function complain(what, until = Infinity) {
     const focused = document.activeElement;
     for (const old of [...alerts.children]) if (old.firstChild.textContent === what) old.remove();
     const box = document.createElement('div'), line = document.createElement('p'), button = document.createElement('button');
+    box.until = until;
     box.setAttribute('role', 'alert');
     line.textContent = what;
     button.type = 'button';

@@ -4,7 +4,7 @@
 // for one (HTTP/2), ui.js runs the same code inside the page.
 //
 // A document sends {hello}, {join}, {leave}, {resync}, {wake}, {here}; it is sent
-// {state, w, s}, {event}, {alive} and {trouble}.
+// {state, w, s}, {event}, {left}, {alive} and {trouble}.
 (() => {
   'use strict';
   const least = 250, most = 8000; // ms between two attempts
@@ -12,7 +12,7 @@
   const docs = new Set(); // {port, tab, key, v, lock, at, behind}; tab is null while it has left
   let base, name; // the address of /_ui/, and our name for the server (w)
   let source = null, count = 0; // the stream, and how many there were (s)
-  let timer = 0, delay = least, resyncs = 0, since = 0, heard = Date.now();
+  let timer = 0, due = 0, delay = least, resyncs = 0, since = 0, heard = Date.now();
 
   const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
   const tell = message => docs.forEach(d => d.port.postMessage(message));
@@ -22,8 +22,7 @@
   function open() {
     clearTimeout(timer);
     timer = 0;
-    source?.close();
-    source = null;
+    end();
     const here = [...docs].filter(d => d.tab);
     if (!here.length) return;
     for (const d of here) d.behind = false;
@@ -51,30 +50,39 @@
     };
   }
 
-  function lost(ms) {
+  function end() {
+    if (source && since && Date.now() - since > 5000) delay = least; // an event that came before the end is no sign of health
     source?.close();
     source = null;
-    if (since && Date.now() - since > 5000) delay = least;
+  }
+
+  function lost(ms) {
+    end();
     tell({state: 'lost'});
     soon(ms ?? delay * (0.5 + Math.random() / 2));
     delay = Math.min(delay * 2, most);
   }
 
+  // soon opens the stream after ms, unless that is due earlier: a tab that joins isn't held up by another one's trouble.
   function soon(ms) {
+    if (timer && due <= Date.now() + ms) return;
     clearTimeout(timer);
+    due = Date.now() + ms;
     timer = setTimeout(open, ms);
   }
 
   function take(ev) {
     heard = Date.now();
     if (ev.later !== undefined) return lost(ev.later * (1 + Math.random() / 2));
-    delay = least;
     if (ev.hb) return beat(ev.v || {});
     const d = [...docs].find(d => d.tab === ev.tab);
     if (!d || d.behind) return;
     if (ev.left) { // the tab went to another stream; take it back only from an older one
       if (ev.s < count) soon(delay);
-      else d.tab = null;
+      else {
+        d.tab = null;
+        d.port.postMessage({left: true});
+      }
       return;
     }
     if (ev.gone) d.tab = null;
@@ -122,7 +130,7 @@
         d.lock = m.hello.lock;
         // The document holds this lock while it lives. Being granted it is how a worker
         // learns of a tab that was closed or has crashed: ports don't tell.
-        if (d.lock) navigator.locks.request(d.lock, () => drop(d));
+        if (d.lock) navigator.locks.request(d.lock, lock => lock.name === d.lock && drop(d));
       }
       if (m.join) {
         docs.add(Object.assign(d, m.join));

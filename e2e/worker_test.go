@@ -1,0 +1,99 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// fasterTimers lets the timers of a page, though not those of its worker, run fifty times as fast.
+const fasterTimers = "{ const real = setTimeout; window.setTimeout = (f, ms, ...args) => real(f, ms / 50, ...args) }"
+
+func TestWorker_thatCantBeLoadedIsSaidAndTriedAgain(t *testing.T) {
+	f := &fake{t: t, body: "<p>x</p>"}
+	var away atomic.Bool
+	away.Store(true)
+	b := newPerson(t)
+	b.mayBeOffline()
+	f.serve()
+	inner := f.srv.Config.Handler
+	f.srv.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "worker") && away.Load() {
+			http.Error(w, "restarting", http.StatusServiceUnavailable)
+			return
+		}
+		inner.ServeHTTP(w, r)
+	})
+	b.open(f.srv.URL)
+	b.waitFor("document.documentElement.dataset.ui === 'lost'")
+	b.waitText("#jitney-status", "No connection to the server.")
+	away.Store(false)
+	b.waitFor("document.documentElement.dataset.ui === 'open'")
+	require.Equal(t, 1, f.streamCount())
+	require.Empty(t, eval[string](b, "[...document.head.querySelectorAll('script[src*=worker]')].join()"), "it is a shared one again")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.console = slices.DeleteFunc(b.console, func(line string) bool { return strings.Contains(line, "worker") })
+}
+
+func TestWorker_tabThatWasLeftForGoodJoinsAgain(t *testing.T) {
+	f := &fake{t: t, body: "<p>x</p>"}
+	b := newPerson(t)
+	f.serve()
+	b.beforeLoad(fasterTimers)
+	b.open(f.srv.URL)
+	b.waitFor("document.documentElement.dataset.ui === 'open'")
+	f.showIn(b, "<p>one</p>")
+	f.send(map[string]any{"tab": f.tab, "left": true, "s": uint64(1<<53 - 1)})
+	eventually(t, "another stream", func() bool { return f.streamCount() == 2 })
+	require.Equal(t, "2", f.lastStream().query.Get("s"))
+	f.showIn(b, "<p>two</p>")
+}
+
+func TestWorker_streamsThatEndAfterAnEventAreOpenedLessAndLess(t *testing.T) {
+	f, b := newFake(t, "<p>x</p>", nil)
+	b.mayBeOffline()
+	began := time.Now()
+	for n := 1; n < 6; n++ {
+		f.send(map[string]any{"hb": true, "v": map[string]any{}})
+		close(f.lastStream().events)
+		eventually(t, "another stream", func() bool { return f.streamCount() == n+1 })
+	}
+	require.Greater(t, time.Since(began), 3*time.Second) // 125, 250, 500, 1000 and 2000 ms are the least
+}
+
+// TestWorker_tabThatJoinsIsNotHeldUpByOthers speaks to a worker, run in a page, as seven documents do.
+func TestWorker_tabThatJoinsIsNotHeldUpByOthers(t *testing.T) {
+	f, b := newFake(t, "<p>x</p>", nil)
+	b.js(`window.docs = [];
+		window.meet = () => {
+			const channel = new MessageChannel(), n = docs.length;
+			jitneyConnect(channel.port2);
+			channel.port1.postMessage({hello: {base: location.origin + '/_ui/', lock: '', name: 'a-worker'}});
+			channel.port1.postMessage({join: {tab: 'T' + n, key: 'key', v: 1}});
+			docs.push(channel.port1);
+		};
+		const script = document.createElement('script');
+		script.src = '/_ui/worker.js';
+		script.onload = () => { for (let i = 0; i < 6; i++) meet(); };
+		document.head.append(script);`)
+	tabs := func(n int) func() bool {
+		return func() bool {
+			q := f.lastStream().query
+			return q.Get("w") == "a-worker" && len(q["t"]) == n
+		}
+	}
+	eventually(t, "a stream of six", tabs(6))
+	// Six tabs ask for their views in a row: the last of them is to wait for five seconds.
+	began := time.Now()
+	b.js("meet(); docs.slice(0, 6).forEach(d => d.postMessage({resync: true}))")
+	eventually(t, "a stream of seven", tabs(7))
+	require.Less(t, time.Since(began), 3*time.Second)
+	require.Equal(t, "T0.key.0", f.lastStream().query.Get("t"), fmt.Sprint(f.lastStream().query))
+}
