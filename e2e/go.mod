@@ -1,6 +1,6 @@
 module github.com/jitney-go/jitney/e2e
 
-go 1.26.8
+go 1.26.0
 
 replace github.com/jitney-go/jitney => ../
 
