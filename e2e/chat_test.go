@@ -342,42 +342,44 @@ func TestChat_aServerThatEndsInOrderIsComeBackTo(t *testing.T) {
 }
 
 func TestChat_twentyTabsOfOneBrowser(t *testing.T) {
-	c := startExample(t, chatroom, "-bus", "mem:")
-	first := newPerson(t)
-	first.enterChat(c)
-	tabs := []*tab{first}
-	for range 19 {
-		b := first.another()
-		b.enterChat(c)
-		tabs = append(tabs, b)
-	}
-	tabs[19].say("from the last")
-	tabs[0].waitLines("from the last")
-	tabs[0].say("from the first")
-	for _, b := range tabs {
-		b.waitLines("from the last", "from the first")
-	}
+	onBothBuses(t, func(t *testing.T, c *child) {
+		first := newPerson(t)
+		first.enterChat(c)
+		tabs := []*tab{first}
+		for range 19 {
+			b := first.another()
+			b.enterChat(c)
+			tabs = append(tabs, b)
+		}
+		tabs[19].say("from the last")
+		tabs[0].waitLines("from the last")
+		tabs[0].say("from the first")
+		for _, b := range tabs {
+			b.waitLines("from the last", "from the first")
+		}
+	})
 }
 
 func TestChat_twentyNavigationsAndBack(t *testing.T) {
-	c := startExample(t, chatroom, "-bus", "mem:")
-	ann := newPerson(t)
-	for i := range 20 {
-		ann.open(fmt.Sprintf("%s/?visit=%d", c.url, i)) // the one before goes into the back/forward cache
-		ann.waitOpen()
-		if i%5 == 0 {
-			ann.say(fmt.Sprint("visit ", i))
-			ann.waitSent()
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann := newPerson(t)
+		for i := range 20 {
+			ann.open(fmt.Sprintf("%s/?visit=%d", c.url, i)) // the one before goes into the back/forward cache
+			ann.waitOpen()
+			if i%5 == 0 {
+				ann.say(fmt.Sprint("visit ", i))
+				ann.waitSent()
+			}
 		}
-	}
-	want := []string{"visit 0", "visit 5", "visit 10", "visit 15"}
-	for i := 18; i >= 15; i-- {
-		ann.back(fmt.Sprintf("%s/?visit=%d", c.url, i))
-		ann.waitOpen()
-		ann.waitLines(want...)
-	}
-	ann.say("back again")
-	ann.waitLines(append(want, "back again")...)
+		want := []string{"visit 0", "visit 5", "visit 10", "visit 15"}
+		for i := 18; i >= 15; i-- {
+			ann.back(fmt.Sprintf("%s/?visit=%d", c.url, i))
+			ann.waitOpen()
+			ann.waitLines(want...)
+		}
+		ann.say("back again")
+		ann.waitLines(append(want, "back again")...)
+	})
 }
 
 func TestChat_backFindsTheHalfWrittenLine(t *testing.T) {

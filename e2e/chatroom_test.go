@@ -142,19 +142,20 @@ func TestChat_ownMessagesAreThereAtOnceAndMarkedUntilTheyAreAccepted(t *testing.
 }
 
 func TestChat_timesAreThoseOfTheReader(t *testing.T) {
-	c := startExample(t, "chatroom")
-	ann := newPerson(t)
-	_, err := chromedp.Call(ann.ctx, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Asia/Kolkata"})
-	require.NoError(t, err)
-	ann.enterChat(c)
-	ann.say("when?")
-	ann.waitFor("document.querySelector('.log article[id] time')")
-	shown := "document.querySelector('.log time').textContent === new Intl.DateTimeFormat([], {timeStyle: 'short', timeZone: 'Asia/Kolkata'})" +
-		".format(new Date(document.querySelector('.log time').dateTime))"
-	require.True(t, eval[bool](ann, shown))
-	ann.do(chromedp.Reload())
-	ann.waitOpen()
-	ann.waitFor(shown)
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann := newPerson(t)
+		_, err := chromedp.Call(ann.ctx, emulation.SetTimezoneOverride, emulation.SetTimezoneOverrideParams{TimezoneID: "Asia/Kolkata"})
+		require.NoError(t, err)
+		ann.enterChat(c)
+		ann.say("when?")
+		ann.waitFor("document.querySelector('.log article[id] time')")
+		shown := "document.querySelector('.log time').textContent === new Intl.DateTimeFormat([], {timeStyle: 'short', timeZone: 'Asia/Kolkata'})" +
+			".format(new Date(document.querySelector('.log time').dateTime))"
+		require.True(t, eval[bool](ann, shown))
+		ann.do(chromedp.Reload())
+		ann.waitOpen()
+		ann.waitFor(shown)
+	})
 }
 
 // TestChat_theCornerTellsTheBusAndTheTime also says how long it took.
@@ -198,7 +199,7 @@ func TestChat_twoProcessesOnOneServer(t *testing.T) {
 	nats := freeAddress(t)
 	startExample(t, chatroom, "-bus", "nats:"+t.TempDir()+"?listen="+nats)
 	one := startExample(t, chatroom, "-bus", "nats://"+nats)
-	two := startExample(t, "chatroom", "-bus", "nats://"+nats)
+	two := startExample(t, chatroom, "-bus", "nats://"+nats)
 	ann, bob := newPerson(t), newPerson(t)
 	ann.enterChat(one)
 	ann.say("before")
