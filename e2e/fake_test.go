@@ -62,8 +62,8 @@ func newFake(t *testing.T, body string, signals map[string]any) (*fake, *tab) {
 	t.Helper()
 	f := &fake{t: t, body: body, signals: signals}
 	f.answer = func(p post) (int, any) { return http.StatusOK, f.ok(p) }
+	f.serve() // before its visitor, who then leaves first
 	b := newPerson(t)
-	f.serve()
 	b.open(f.srv.URL)
 	b.waitFor("document.documentElement.dataset.ui === 'open'")
 	return f, b

@@ -290,8 +290,8 @@ func TestGone_anOpenThatHangsIsAskedForAgain(t *testing.T) {
 		}
 		return http.StatusOK, f.reopened("<p>new</p>")
 	}
-	b := newPerson(t)
 	f.serve()
+	b := newPerson(t)
 	t.Cleanup(func() { close(hang) })
 	b.beforeLoad("{ const timeout = AbortSignal.timeout; AbortSignal.timeout = ms => timeout.call(AbortSignal, ms / 50) }")
 	b.open(f.srv.URL)
@@ -389,8 +389,8 @@ const fasterClock = `(() => {
 
 func TestConnection_aWorkerThatHangsIsReplaced(t *testing.T) {
 	f := &fake{t: t, body: "<p>x</p>"}
-	b := newPerson(t)
 	f.serve()
+	b := newPerson(t)
 	b.beforeLoad(fasterClock)
 	b.beforeLoad("{ const Real = SharedWorker; window.SharedWorker = function (url, o) { return o.name === 'jitney 0' ? {port: new MessageChannel().port1} : new Real(url, o) } }")
 	b.open(f.srv.URL)
@@ -481,8 +481,8 @@ func TestConnection_aPageHoldsItsStreamWhereThereIsNoSharedWorker(t *testing.T) 
 		t.Run(name, func(t *testing.T) {
 			f := &fake{t: t, body: sayForm, signals: map[string]any{"s1": ""}}
 			f.answer = func(p post) (int, any) { return http.StatusOK, f.ok(p) }
-			b := newPerson(t)
 			f.serve()
+			b := newPerson(t)
 			b.beforeLoad(breakIt)
 			b.open(f.srv.URL)
 			b.waitFor("document.documentElement.dataset.ui === 'open'")

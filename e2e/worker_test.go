@@ -44,8 +44,8 @@ func TestWorker_thatCantBeLoadedIsSaidAndTriedAgain(t *testing.T) {
 
 func TestWorker_tabThatWasLeftForGoodJoinsAgain(t *testing.T) {
 	f := &fake{t: t, body: "<p>x</p>"}
-	b := newPerson(t)
 	f.serve()
+	b := newPerson(t)
 	b.beforeLoad(fasterTimers)
 	b.open(f.srv.URL)
 	b.waitFor("document.documentElement.dataset.ui === 'open'")
