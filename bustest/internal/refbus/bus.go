@@ -406,8 +406,7 @@ func (b *Bus) pause() {
 		}
 	}
 	if b.cfg.Delay && rand.IntN(100) == 0 {
-		// The background context never ends.
-		_ = pauseUntil(context.Background(), time.Duration(rand.IntN(int(3*time.Millisecond))))
+		_ = pauseUntil(context.Background(), time.Duration(rand.IntN(int(3*time.Millisecond)))) // its only error is a context's, and this one never ends
 	}
 }
 
