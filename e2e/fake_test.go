@@ -236,12 +236,17 @@ func (f *fake) lastStream() *fakeStream {
 	return f.streams[len(f.streams)-1]
 }
 
-// send sends an event to the newest stream that still stands.
+// send sends an event to the newest stream.
 func (f *fake) send(event any) {
 	f.t.Helper()
+	f.lastStream().send(f.t, event)
+}
+
+func (s *fakeStream) send(t *testing.T, event any) {
+	t.Helper()
 	data, err := json.Marshal(event)
-	require.NoError(f.t, err)
-	f.lastStream().events <- string(data)
+	require.NoError(t, err)
+	s.events <- string(data)
 }
 
 // show sends a view as a whole, with the signals that the server has set ([value, rev]).
@@ -265,10 +270,16 @@ func (f *fake) showIn(b *tab, markup string, signals ...map[string]any) {
 	b.waitFor(fmt.Sprintf("document.title === 'v%d'", f.version))
 }
 
-// edit sends splices, with the right length and sum of the text that they should make.
+// edit sends splices.
 func (f *fake) edit(edits [][3]any, next string) {
 	f.t.Helper()
+	f.send(f.splice(edits, next))
+}
+
+// splice makes the event of splices, with the right length and sum of the text that they should make.
+func (f *fake) splice(edits [][3]any, next string) any {
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	base := f.version
 	f.version++
 	f.text = next
@@ -278,10 +289,8 @@ func (f *fake) edit(edits [][3]any, next string) {
 		sum = (sum ^ uint32(u&0xFF)) * 16777619
 		sum = (sum ^ uint32(u>>8)) * 16777619
 	}
-	event := map[string]any{"tab": f.tab, "v": f.version, "base": base, "edits": edits, "len": len(units), "sum": sum,
+	return map[string]any{"tab": f.tab, "v": f.version, "base": base, "edits": edits, "len": len(units), "sum": sum,
 		"title": fmt.Sprintf("v%d", f.version)}
-	f.mu.Unlock()
-	f.send(event)
 }
 
 // goAway makes the server unreachable: whoever connects is cut off.

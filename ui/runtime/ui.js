@@ -434,21 +434,29 @@
   // reload is for a page that has changed too much to be morphed. What was typed, and what
   // was not sent, is put back into the fields.
   async function reload() {
-    if (Date.now() - (stash()?.at || 0) < 10e3) await pause(most); // it has just been reloaded for the same reason
-    const texts = [];
-    for (const el of root.querySelectorAll('textarea[data-bind], input[data-bind]:not([type=checkbox], [type=radio], [type=hidden], [type=password])')) {
-      const unsent = [...echo.unsent(), ...queue].map(a => a.taken[el.dataset.bind]).filter(Boolean);
-      if (unsent.length || signals.get(el.dataset.bind)?.rev > 0) texts.push([name(el), [...unsent, el.value].filter(Boolean).join(' ')]);
-    }
-    stash({at: Date.now(), href: location.href, texts, unsent: queue.length + echo.unsent().length});
+    if (Date.now() - (stash('jitney')?.at || 0) < 10e3) await pause(most); // it has just been reloaded for the same reason
+    stash('jitney', {at: Date.now(), href: location.href, texts: written(queue), unsent: queue.length + echo.unsent().length});
     queue.length = 0;
+    reloading = true;
     location.reload();
   }
+  let reloading = false;
 
-  function stash(what) {
+  // written returns what the user has written into fields, with what of it is in unsent actions: [selector, text].
+  function written(actions) {
+    const texts = [];
+    for (const el of root.querySelectorAll('textarea[data-bind], input[data-bind]:not([type=checkbox], [type=radio], [type=hidden], [type=password])')) {
+      const unsent = [...echo.unsent(), ...actions].map(a => a.taken[el.dataset.bind]).filter(Boolean);
+      if (unsent.length || signals.get(el.dataset.bind)?.rev > 0) texts.push([name(el), [...unsent, el.value].filter(Boolean).join(' ')]);
+    }
+    return texts;
+  }
+
+  // stash sets what the browser keeps for this tab, if there is something to set, and returns it.
+  function stash(as, what) {
     try {
-      if (what) sessionStorage.setItem('jitney', JSON.stringify(what));
-      return JSON.parse(sessionStorage.getItem('jitney'));
+      if (what) sessionStorage.setItem(as, JSON.stringify(what));
+      return JSON.parse(sessionStorage.getItem(as));
     } catch {
       return null; // a browser may be told to store nothing
     }
@@ -457,15 +465,30 @@
   const name = el => el.id ? `#${CSS.escape(el.id)}` : el.name ? `[name="${CSS.escape(el.name)}"]` : `[data-bind="${CSS.escape(el.dataset.bind)}"]`;
 
   function restore() {
-    const kept = stash();
-    if (!kept?.texts || kept.href !== location.href) return;
-    stash({at: kept.at});
-    for (const [selector, v] of kept.texts) {
+    const kept = stash('jitney');
+    if (kept?.texts && kept.href === location.href) {
+      stash('jitney', {at: kept.at});
+      fill(kept.texts);
+      if (kept.unsent) complain('This page has been updated. What had not been sent is in its field again.');
+    } else {
+      fill(left().find(([id]) => id === visit)?.[1] || []);
+    }
+    leave([]);
+  }
+
+  function fill(texts) {
+    for (const [selector, v] of texts) {
       const el = root.querySelector(selector);
       if (el?.dataset.bind && signals.has(el.dataset.bind)) change(el.dataset.bind, v);
     }
-    if (kept.unsent) complain('This page has been updated. What had not been sent is in its field again.');
   }
+
+  // The back/forward cache brings a page back as it was left. It promises nothing, though, and a page that
+  // mustn't be stored comes back with empty fields then: so we keep their texts for this entry of the history.
+  const visit = history.state?.jitney || random();
+  if (!history.state?.jitney) history.replaceState({...history.state, jitney: visit}, '');
+  const left = () => stash('jitney left') || [];
+  const leave = texts => stash('jitney left', [...left().filter(([id]) => id !== visit), ...texts.length ? [[visit, texts]] : []].slice(-20));
 
   // ---- The connection: a shared worker holds the stream, or the page itself does.
 
@@ -581,6 +604,7 @@
     release();
     const acts = opening ? [] : queue.map(wire);
     while (JSON.stringify(acts).length > 60e3) acts.pop(); // more than 64 KB isn't sent by a page that is left
+    if (!reloading) leave(written(queue.slice(acts.length)));
     acts.forEach((_, i) => queue[i].first ||= Date.now());
     post(base + 'bye', 'bye', {tab, key, w, s, acts}, {keepalive: true}).catch(() => {});
   });
