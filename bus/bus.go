@@ -108,6 +108,17 @@ type StreamLister interface {
 	Streams(ctx context.Context) ([]StreamInfo, error)
 }
 
+// Remover is implemented by buses that can remove what they keep.
+type Remover interface {
+	// RemoveStream deletes a stream and all that it holds. Subscriptions that receive from
+	// it end with ErrStreamChanged. It is ErrNoStream when there is none of that name.
+	RemoveStream(ctx context.Context, name string) error
+
+	// RemoveGroup forgets a durable group and its position. Its subscriptions end with
+	// ErrStreamChanged. It is nil when there is no such group.
+	RemoveGroup(ctx context.Context, name string) error
+}
+
 // HealthChecker is implemented by buses that can fail while they stand.
 type HealthChecker interface {
 	// Health returns nil when the bus can publish and deliver, and otherwise why not

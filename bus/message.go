@@ -22,6 +22,9 @@ type Message struct {
 
 	// Replayed tells that a stream held the message before the call of Subscribe.
 	Replayed bool
+
+	// Attempt counts the deliveries in a durable group, from 1; it is 0 elsewhere.
+	Attempt int
 }
 
 // Clone returns a copy of m that shares nothing with it.

@@ -113,6 +113,8 @@ type SubscribeOptions struct {
 	MaxBytes   int
 	Group      string
 	Durable    bool
+	Attempts   *int // nil: the default
+	Waits      []time.Duration
 	Codec      Codec
 }
 
@@ -164,16 +166,35 @@ func Buffer(messages, bytes int) SubscribeOption {
 	return subscribeOption(func(o *SubscribeOptions) { o.MaxMsgs, o.MaxBytes = messages, bytes })
 }
 
-// Group shares the messages with the other subscriptions of the same group and pattern:
-// each goes to one of them.
+// Group shares the messages with the other subscriptions of the same group and pattern,
+// in every process that shares them: each message goes to one of them, which is free when it can be, and a
+// subscription that ends gives back what it hasn't begun. The group lasts as long as it has a
+// subscription and has no past: a start position is ErrUnsupported. Within a group no order is promised.
+//
+// name is made of ASCII letters, digits, '-' and '_', at most 32.
 func Group(name string) SubscribeOption {
 	return subscribeOption(func(o *SubscribeOptions) { o.Group = name })
 }
 
-// DurableGroup is a Group that keeps its position in the stream and delivers at least
-// once: a handler's error or a crash redelivers.
+// DurableGroup is a Group on a captured pattern that keeps its position in the stream, as
+// long as the stream lives, and delivers at least once. A message is done when a handler
+// has returned nil for it. An error, a panic or a crash redelivers it, to the same subscription or another
+// one, with Message.Attempt counting; see Attempts. A start position holds when the group is made
+// and is ignored afterwards (LastPerSubject is ErrUnsupported); Subscribe doesn't wait for
+// what is to be done, and CaughtUp is closed when it returns.
+//
+// What was delivered in vain as often as Attempts allows is published to dead.NAME.SUBJECT, with
+// the header Dead-Error, and is done only then. Another stream must capture those subjects: otherwise Subscribe is
+// ErrNoStream. A group of the same name and another pattern is ErrConflict.
 func DurableGroup(name string) SubscribeOption {
 	return subscribeOption(func(o *SubscribeOptions) { o.Group, o.Durable = name, true })
+}
+
+// Attempts is how often this subscription's durable group delivers a message, 5 times by default, and how long it waits
+// before each repetition; the last wait holds for all that follow. The default is 1, 2, 4 and 8 s. With n = 0
+// it never gives up, and needs no stream for what is dead. A crash forgets some of the count.
+func Attempts(n int, waits ...time.Duration) SubscribeOption {
+	return subscribeOption(func(o *SubscribeOptions) { o.Attempts, o.Waits = &n, waits })
 }
 
 // OpenOptions is what the options of Open add up to, for backends.
