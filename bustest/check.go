@@ -53,6 +53,7 @@ type C struct {
 
 	mu       sync.Mutex
 	failed   bool
+	lacks    string // why the check doesn't apply after all
 	log      []string
 	cleanups []func()
 }
@@ -90,6 +91,15 @@ func (c *C) Errorf(format string, args ...any) {
 // Fatalf fails the check and ends the calling goroutine, with its deferred calls.
 func (c *C) Fatalf(format string, args ...any) {
 	c.Errorf(format, args...)
+	runtime.Goexit()
+}
+
+// NotClaimed ends the check, which is reported as not claimed: the bus lacks an optional
+// interface. It is called on the check's own goroutine, first.
+func (c *C) NotClaimed(format string, args ...any) {
+	c.mu.Lock()
+	c.lacks = fmt.Sprintf(format, args...)
+	c.mu.Unlock()
 	runtime.Goexit()
 }
 

@@ -64,6 +64,10 @@ type Harness struct {
 	// Tick is the time after which live messages are handed over together; 0: at once.
 	Tick time.Duration
 
+	// Residue counts what b holds elsewhere for its subscriptions, such as consumers at a
+	// server; it must be as before when they have ended. nil: there is nothing of the kind.
+	Residue func(ctx context.Context, b bus.Bus) (int, error)
+
 	// Patience is how long something that must come may take in all, 10 s if zero. A
 	// check that passes never waits for it.
 	Patience time.Duration

@@ -195,6 +195,7 @@ func (m mutant) harness() Harness {
 	h := reference(cfg)
 	h.only = m.check
 	h.Patience = time.Second
+	h.Settle = defaultSettle // what a mutant does late must be seen on a busy machine, too
 	h.Bubble = cfg.Tick > 0
 	return h
 }

@@ -31,8 +31,11 @@ func Run(t *testing.T, h Harness) {
 				t.Skip(reason)
 			}
 			run := func(t *testing.T, h Harness) {
-				if res := h.run(check, again(t.Name())); res.Status == Failed {
+				switch res := h.run(check, again(t.Name())); res.Status {
+				case Failed:
 					t.Errorf("%s\n%s", check.Rule, res.Reason)
+				case NotClaimed:
+					t.Skip(res.Reason)
 				}
 			}
 			if !h.Bubble || check.process {
@@ -122,6 +125,9 @@ func (h *Harness) run(check Check, child func(...string) *exec.Cmd) Result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	res := Result{Check: check, Status: Passed, Duration: time.Since(began)}
+	if c.lacks != "" {
+		res.Status, res.Reason = NotClaimed, c.lacks
+	}
 	if c.failed {
 		res.Status = Failed
 		res.Reason = strings.Join(c.log, "\n") + fmt.Sprintf("\n(seed %d)", h.Seed)

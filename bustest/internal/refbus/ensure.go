@@ -1,0 +1,188 @@
+package refbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// EnsureStreams implements bus.Bus.
+func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) error {
+	b.mu.Lock()
+	before := map[*subscription]string{}
+	for _, s := range b.subs {
+		before[s] = b.touched(s.pattern)
+	}
+	err := b.ensureAll(ctx, configs)
+	var changed []*subscription
+	for s, touched := range before {
+		if b.touched(s.pattern) != touched && !b.bug("deafWhenCaptured") {
+			changed = append(changed, s)
+		}
+	}
+	b.mu.Unlock()
+	for _, s := range changed {
+		if b.bug("capturedTwice") {
+			s.follow()
+			continue
+		}
+		s.end(bus.ErrStreamChanged)
+	}
+	return err
+}
+
+// touched says which streams a pattern touches and which captures it as a whole.
+func (b *Bus) touched(pattern string) string {
+	var names []string
+	for _, st := range b.streams {
+		for _, captured := range st.cfg.Subjects {
+			if contains(captured, pattern) {
+				names = append(names, st.cfg.Name+" as a whole")
+			} else if overlap(captured, pattern) {
+				names = append(names, st.cfg.Name)
+			}
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// ensureAll checks all configs before the first is applied. b.mu is held.
+func (b *Bus) ensureAll(ctx context.Context, configs []bus.StreamConfig) error {
+	if err := b.refuse(ctx); err != nil {
+		return b.wrap("ensure", "streams", err, nil)
+	}
+	if b.cfg.NoStreams {
+		if b.bug("streamsIgnored") {
+			return nil
+		}
+		return b.wrap("ensure", "streams", bus.ErrUnsupported, nil)
+	}
+	planned := map[string][]string{}
+	for _, st := range b.streams {
+		planned[st.cfg.Name] = st.cfg.Subjects
+	}
+	for _, cfg := range configs {
+		if err := checkConfig(cfg); err != nil && !b.bug("negOK") && !(b.bug("noValidate") && errors.Is(err, bus.ErrBadSubject)) {
+			return b.wrap("ensure", cfg.Name, err, nil)
+		}
+		planned[cfg.Name] = cfg.Subjects
+	}
+	for _, cfg := range configs {
+		for name, subjects := range planned {
+			for i, p := range cfg.Subjects {
+				for k, q := range subjects {
+					if (name != cfg.Name || i != k) && overlap(p, q) && !b.bug("overlapOK") {
+						return b.wrap("ensure", cfg.Name, fmt.Errorf("%w with %s: %s, %s", bus.ErrStreamOverlap, name, p, q), nil)
+					}
+				}
+			}
+		}
+	}
+	for _, cfg := range configs {
+		if err := b.ensure(cfg); err != nil {
+			return b.wrap("ensure", cfg.Name, fmt.Errorf("%w: %w", bus.ErrUnavailable, err), nil)
+		}
+	}
+	return nil
+}
+
+func (b *Bus) ensure(cfg bus.StreamConfig) error {
+	cfg.Subjects = slices.Clone(cfg.Subjects)
+	i := slices.IndexFunc(b.streams, func(st *stream) bool { return st.cfg.Name == cfg.Name })
+	if i < 0 || b.bug("recreate") {
+		st := &stream{ageless: b.bug("neverExpire"), cfg: cfg, epoch: fmt.Sprintf("e%x", rand.Uint64()), seq: 1, lost: 1, ids: map[string]remembered{}}
+		if i < 0 {
+			b.streams = append(b.streams, st)
+		} else {
+			b.streams[i] = st
+		}
+		if b.log != nil {
+			return b.log.write(line{Config: &cfg, Epoch: st.epoch})
+		}
+		return nil
+	}
+	st := b.streams[i]
+	if b.bug("noUpdate") {
+		return nil
+	}
+	st.cfg = cfg
+	st.trim(b)
+	if b.log != nil {
+		return b.log.write(line{Config: &cfg, Epoch: st.epoch})
+	}
+	return nil
+}
+
+// Streams implements bus.StreamLister.
+func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err := b.refuse(ctx); err != nil {
+		return nil, b.wrap("list", "streams", err, nil)
+	}
+	var infos []bus.StreamInfo
+	for _, st := range b.streams {
+		info := bus.StreamInfo{Config: st.cfg, Msgs: uint64(len(st.msgs))}
+		if len(st.msgs) > 0 {
+			info.First, info.Last = st.msgs[0].Cursor, st.cursor(st.seq)
+		}
+		infos = append(infos, info)
+	}
+	slices.SortFunc(infos, func(a, c bus.StreamInfo) int { return strings.Compare(a.Config.Name, c.Config.Name) })
+	return infos, nil
+}
+
+func checkConfig(cfg bus.StreamConfig) error {
+	const letters = "-_0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	bad := cfg.Name == "" || len(cfg.Name) > 64 || strings.Trim(cfg.Name, letters) != "" || len(cfg.Subjects) == 0 ||
+		cfg.MaxMsgs < 0 || cfg.MaxBytes < 0 || cfg.MaxMsgsPerSubject < 0 || cfg.MaxAge < 0 || cfg.Duplicates < 0 ||
+		cfg.MaxAge > 0 && cfg.MaxAge < time.Second || cfg.Duplicates > 0 && cfg.Duplicates < 100*time.Millisecond ||
+		cfg.MaxAge > 0 && cfg.Duplicates > cfg.MaxAge
+	if bad {
+		return bus.ErrBadStream
+	}
+	for _, pattern := range cfg.Subjects {
+		if err := bus.CheckPattern(pattern); err != nil {
+			return fmt.Errorf("%w: %w", bus.ErrBadStream, err)
+		}
+	}
+	return nil
+}
+
+// overlap reports whether a subject can match both patterns.
+func overlap(p, q string) bool {
+	ps, qs := strings.Split(p, "."), strings.Split(q, ".")
+	for i := 0; ; i++ {
+		if i == len(ps) || i == len(qs) {
+			return len(ps) == len(qs)
+		}
+		if ps[i] == ">" || qs[i] == ">" {
+			return true
+		}
+		if ps[i] != qs[i] && ps[i] != "*" && qs[i] != "*" {
+			return false
+		}
+	}
+}
+
+// contains reports whether every subject that q matches is matched by p.
+func contains(p, q string) bool {
+	ps, qs := strings.Split(p, "."), strings.Split(q, ".")
+	for i := 0; ; i++ {
+		if i == len(ps) || i == len(qs) {
+			return len(ps) == len(qs)
+		}
+		switch {
+		case ps[i] == ">":
+			return true
+		case qs[i] == ">", ps[i] != "*" && ps[i] != qs[i]:
+			return false
+		}
+	}
+}

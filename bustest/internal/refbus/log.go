@@ -1,0 +1,115 @@
+package refbus
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// log is the store of a durable bus: a line for each stream and message.
+type log struct {
+	file *os.File
+	w    io.Writer
+}
+
+type line struct {
+	Config  *bus.StreamConfig `json:",omitempty"`
+	Epoch   string            `json:",omitempty"`
+	Stream  string            `json:",omitempty"`
+	Seq     uint64            `json:",omitempty"`
+	Message *bus.Message      `json:",omitempty"`
+}
+
+func (l *log) write(v line) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = l.w.Write(append(text, '\n'))
+	return err
+}
+
+// openDirs locks directories within the process, which is all that the suite needs.
+var openDirs sync.Map
+
+// load reads the log, if there is one, and opens it for what comes.
+func (b *Bus) load() error {
+	if _, taken := openDirs.LoadOrStore(b.cfg.Dir, true); taken && !b.bug("noLock") {
+		return bus.ErrLocked
+	}
+	path := filepath.Join(b.cfg.Dir, "log")
+	flags := os.O_RDWR | os.O_CREATE | os.O_APPEND
+	if b.bug("noPersist") {
+		flags |= os.O_TRUNC
+	}
+	file, err := os.OpenFile(path, flags, 0o600)
+	if err != nil {
+		return err
+	}
+	r := bufio.NewReader(file)
+	whole := int64(0)
+	for {
+		text, err := r.ReadBytes('\n')
+		if err != nil { // the end, or half a line of a process that was killed
+			break
+		}
+		whole += int64(len(text))
+		var v line
+		if err := json.Unmarshal(text, &v); err != nil {
+			return err
+		}
+		b.restore(v)
+	}
+	if err := file.Truncate(whole); err != nil {
+		return err
+	}
+	b.log = &log{file: file, w: file}
+	if b.bug("ackBeforeWrite") {
+		b.log.w = bufio.NewWriterSize(file, 16<<10)
+	}
+	return nil
+}
+
+func (b *Bus) restore(v line) {
+	if v.Config != nil {
+		i := slices.IndexFunc(b.streams, func(st *stream) bool { return st.cfg.Name == v.Config.Name })
+		if i < 0 {
+			b.streams = append(b.streams, &stream{seq: 1, lost: 1, ids: map[string]remembered{}})
+			i = len(b.streams) - 1
+		}
+		b.streams[i].cfg, b.streams[i].epoch = *v.Config, v.Epoch
+		return
+	}
+	for _, st := range b.streams {
+		if st.cfg.Name == v.Stream {
+			st.seq = v.Seq
+			if b.bug("seqReset") {
+				st.seq = uint64(len(st.msgs)) + 2
+				v.Message.Cursor = st.cursor(st.seq)
+			}
+			v.Message.Data = slices.Clip(v.Message.Data)
+			st.msgs = append(st.msgs, v.Message)
+			st.trim(b)
+		}
+	}
+}
+
+// unload closes the log.
+func (b *Bus) unload() {
+	if b.log == nil {
+		return
+	}
+	if w, ok := b.log.w.(*bufio.Writer); ok {
+		_ = w.Flush() // a mutant's
+	}
+	if err := b.log.file.Close(); err != nil {
+		b.o.Logger.Error("refbus: close", "error", err)
+	}
+	openDirs.Delete(b.cfg.Dir)
+}
