@@ -13,7 +13,7 @@ import (
 // harness opens the backend and says what it can do.
 var harness = bustest.Harness{
 	Open: func(e *bustest.Env) (bus.Bus, error) {
-		return refbus.Open(refbus.Config{Dir: e.Dir, NoGroups: true}, e.Options...) // or bus.Open(e.Context(), "mine:"+e.Dir, e.Options...)
+		return refbus.Open(refbus.Config{Dir: e.Dir, NoGroups: true, NoDurableGroups: true}, e.Options...) // or bus.Open(e.Context(), "mine:"+e.Dir, e.Options...)
 	},
 	Claims: []bustest.Ability{
 		bustest.Headers, bustest.Streams, bustest.Durable, bustest.CrashSafe, bustest.Locking,

@@ -31,11 +31,11 @@ func reference(cfg refbus.Config) Harness {
 		Tick:       cfg.Tick,
 		Settle:     20 * time.Millisecond,
 	}
-	for _, a := range []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Groups} {
+	for _, a := range []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Groups, DurableGroups} {
 		switch {
 		case cfg.NoHeaders && a == Headers:
-		case cfg.NoStreams && (a == Streams || a == Durable || a == CrashSafe):
-		case cfg.NoGroups && a == Groups:
+		case cfg.NoStreams && (a == Streams || a == Durable || a == CrashSafe || a == DurableGroups):
+		case cfg.NoGroups && a == Groups, cfg.NoDurableGroups && a == DurableGroups:
 		default:
 			h.Claims = append(h.Claims, a)
 		}
@@ -185,7 +185,7 @@ var mutants = []mutant{
 	{bug: "headersIgnored", check: "NoHeaders", cfg: refbus.Config{NoHeaders: true}},
 	{bug: "streamsIgnored", check: "NoStreams", cfg: refbus.Config{NoStreams: true}},
 	{bug: "groupIgnored", check: "NoGroups", cfg: refbus.Config{NoGroups: true}},
-	{bug: "durableGroupIgnored", check: "NoDurableGroups"},
+	{bug: "groupIgnored", check: "NoDurableGroups", cfg: refbus.Config{NoDurableGroups: true}},
 }
 
 // harness is what catches m: short waits, since it is a bus that doesn't answer.

@@ -47,7 +47,7 @@ func TestRun_passesInABubble(t *testing.T) {
 }
 
 func TestExamine_reportsEveryCheck(t *testing.T) {
-	h := reference(refbus.Config{NoGroups: true})
+	h := reference(refbus.Config{NoGroups: true, NoDurableGroups: true})
 	h.Extra = []Check{
 		{Name: "ExtraPasses", Rule: "a rule of its own", Run: func(c *C) { c.Bus() }},
 		{Name: "ExtraFails", Rule: "a rule that is broken", Run: func(c *C) { c.Fatalf("on purpose") }},

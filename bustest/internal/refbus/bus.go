@@ -31,7 +31,7 @@ type Config struct {
 	Yield bool          // odd: every step lets others go first
 	Wrap  bool          // odd: errors are wrapped three deep
 
-	NoHeaders, NoStreams, NoGroups bool // what it lacks
+	NoHeaders, NoStreams, NoGroups, NoDurableGroups bool // what it lacks
 }
 
 const (
@@ -55,14 +55,18 @@ type Bus struct {
 	closed   bool
 	closeErr error
 	ticking  bool
-	turn     int // of groups
-	created  int // subscriptions
+	groups   map[string]*group // durable ones
+	kept     map[string]*place // of the bug groupRemembers
+	created  int               // subscriptions
 	log      *log
 }
 
 // Open opens a bus.
 func Open(cfg Config, opts ...bus.OpenOption) (bus.Bus, error) {
-	b := &Bus{cfg: cfg, o: bus.NewOpenOptions(opts), done: make(chan struct{}), hook: make(chan bus.Problem, 1024)}
+	b := &Bus{
+		cfg: cfg, o: bus.NewOpenOptions(opts), done: make(chan struct{}), hook: make(chan bus.Problem, 1024),
+		groups: map[string]*group{}, kept: map[string]*place{},
+	}
 	if cfg.Dir != "" {
 		if err := b.load(); err != nil {
 			return nil, fmt.Errorf("refbus: open %s: %w", cfg.Dir, err)
@@ -186,6 +190,8 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.Pu
 func (b *Bus) message(subject string, data []byte, header bus.Header) *bus.Message {
 	m := &bus.Message{Subject: subject, Data: slices.Clip(bytes.Clone(data)), Header: header.Clone()}
 	switch b.cfg.Bug {
+	case "attemptEverywhere":
+		m.Attempt = 1
 	case "corrupt":
 		m.Data = []byte(strings.ToValidUTF8(string(m.Data), "?"))
 	case "wrongSubject":
@@ -205,21 +211,13 @@ func (b *Bus) send(ctx context.Context, m *bus.Message) error {
 	if len(m.Data) == 0 && (b.bug("nilDropped") || m.Header.Value("Status") != "" && b.bug("statusDropped")) {
 		return nil
 	}
-	members := map[string][]*subscription{}
-	var matching []*subscription
+	var matching []*subscription // one of each place
+	places := map[*place]bool{}
 	for _, s := range b.subs {
-		if !s.matches(m.Subject) || s.early {
-			continue
+		if s.matches(m.Subject) && !s.early && !places[s.place] {
+			matching = append(matching, s)
+			places[s.place] = true
 		}
-		if key := s.o.Group + " " + s.pattern; s.o.Group != "" && !b.bug("groupAll") {
-			members[key] = append(members[key], s)
-			continue
-		}
-		matching = append(matching, s)
-	}
-	b.turn++
-	for _, group := range members {
-		matching = append(matching, group[b.turn%len(group)])
 	}
 	if len(matching) > 1 && b.bug("onlyFirst") {
 		matching = matching[:1]
@@ -339,6 +337,12 @@ func (b *Bus) finish(ctx context.Context) {
 	for _, s := range subs {
 		if b.bug("dropOnClose") {
 			s.queue = nil
+		}
+		if s.inGroup() && b.bug("groupDropsOnClose") {
+			s.queue = nil
+			for _, l := range s.legs {
+				l.pos = l.st.seq
+			}
 		}
 		s.poke()
 	}

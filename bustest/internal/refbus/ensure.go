@@ -22,7 +22,7 @@ func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) er
 	err := b.ensureAll(ctx, configs)
 	var changed []*subscription
 	for s, touched := range before {
-		if b.touched(s.pattern) != touched && !b.bug("deafWhenCaptured") {
+		if b.touched(s.pattern) != touched && !b.bug("deafWhenCaptured") && !(s.inGroup() && b.bug("groupDeafWhenCaptured")) {
 			changed = append(changed, s)
 		}
 	}
@@ -32,7 +32,7 @@ func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) er
 			s.follow()
 			continue
 		}
-		s.end(bus.ErrStreamChanged)
+		s.change()
 	}
 	return err
 }
@@ -86,7 +86,7 @@ func (b *Bus) ensureAll(ctx context.Context, configs []bus.StreamConfig) error {
 	}
 	for _, cfg := range configs {
 		if err := b.ensure(cfg); err != nil {
-			return b.wrap("ensure", cfg.Name, fmt.Errorf("%w: %w", bus.ErrUnavailable, err), nil)
+			return b.wrap("ensure", cfg.Name, err, nil)
 		}
 	}
 	return nil
@@ -102,10 +102,7 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 		} else {
 			b.streams[i] = st
 		}
-		if b.log != nil {
-			return b.log.write(line{Config: &cfg, Epoch: st.epoch})
-		}
-		return nil
+		return b.write(line{Config: &cfg, Epoch: st.epoch})
 	}
 	st := b.streams[i]
 	if b.bug("noUpdate") {
@@ -113,10 +110,7 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 	}
 	st.cfg = cfg
 	st.trim(b)
-	if b.log != nil {
-		return b.log.write(line{Config: &cfg, Epoch: st.epoch})
-	}
-	return nil
+	return b.write(line{Config: &cfg, Epoch: st.epoch})
 }
 
 // Streams implements bus.StreamLister.

@@ -3,6 +3,7 @@ package refbus
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -24,6 +25,21 @@ type line struct {
 	Stream  string            `json:",omitempty"`
 	Seq     uint64            `json:",omitempty"`
 	Message *bus.Message      `json:",omitempty"`
+	Group   string            `json:",omitempty"` // durable; made on Stream at Seq, or
+	Pattern string            `json:",omitempty"`
+	Done    uint64            `json:",omitempty"` // a message of it is
+	Removed bool              `json:",omitempty"` // the group, or the stream
+}
+
+// write adds a line to the log of a bus that has one.
+func (b *Bus) write(v line) error {
+	if b.log == nil || v.Group != "" && b.bug("positionNotStored") {
+		return nil
+	}
+	if err := b.log.write(v); err != nil {
+		return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+	}
+	return nil
 }
 
 func (l *log) write(v line) error {
@@ -86,8 +102,22 @@ func (b *Bus) restore(v line) {
 		b.streams[i].cfg, b.streams[i].epoch = *v.Config, v.Epoch
 		return
 	}
-	for _, st := range b.streams {
-		if st.cfg.Name == v.Stream {
+	g := b.groups[v.Group]
+	switch {
+	case v.Group != "" && v.Removed:
+		delete(b.groups, v.Group)
+	case v.Done > 0:
+		g.done[v.Done] = true
+	}
+	for i, st := range b.streams {
+		switch {
+		case st.cfg.Name != v.Stream:
+		case v.Removed:
+			b.forgetStream(i)
+			return
+		case v.Group != "":
+			b.newGroup(v.Group, v.Pattern, st, v.Seq)
+		default:
 			st.seq = v.Seq
 			if b.bug("seqReset") {
 				st.seq = uint64(len(st.msgs)) + 2

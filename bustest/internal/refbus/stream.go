@@ -3,7 +3,6 @@ package refbus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sort"
@@ -109,10 +108,8 @@ func (b *Bus) keep(st *stream, m *bus.Message) error {
 		st.seq += rand.Uint64N(5)
 	}
 	m.Cursor, m.Time = st.cursor(st.seq), time.Now()
-	if b.log != nil {
-		if err := b.log.write(line{Stream: st.cfg.Name, Message: m, Seq: st.seq}); err != nil {
-			return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
-		}
+	if err := b.write(line{Stream: st.cfg.Name, Message: m, Seq: st.seq}); err != nil {
+		return err
 	}
 	st.msgs = append(st.msgs, m)
 	st.trim(b)

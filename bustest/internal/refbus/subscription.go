@@ -31,19 +31,13 @@ type subscription struct {
 	number    int
 	early     bool // of the bug lateSub
 
-	legs     []*leg
-	queue    []*bus.Message // uncaptured
-	bytes    int
-	open     int // how many of queue the tick has let through
-	dropped  uint64
-	reported uint64
+	*place
 	ended    bool
 	err      error
 	isCaught bool
 
 	serial sync.Mutex // of the bug goPerMsg
-	swap   *bus.Message
-	keep   []byte // of the bug reuseBuffer
+	keep   []byte     // of the bug reuseBuffer
 }
 
 // position makes a subscription that stands where o says. b.mu is held.
@@ -54,12 +48,15 @@ func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptio
 			return nil, err
 		}
 	}
-	unsupported := o.Durable && !b.bug("durableGroupIgnored") || o.Group != "" && !o.Durable && b.cfg.NoGroups && !b.bug("groupIgnored")
-	if unsupported {
-		return nil, fmt.Errorf("group %s is %w", o.Group, bus.ErrUnsupported)
+	switch {
+	case o.Durable && (b.cfg.NoDurableGroups || b.cfg.NoStreams), o.Group != "" && !o.Durable && b.cfg.NoGroups:
+		if !b.bug("groupIgnored") {
+			return nil, fmt.Errorf("group %s is %w", o.Group, bus.ErrUnsupported)
+		}
+		o.Group, o.Durable = "", false
 	}
 	s := &subscription{
-		b: b, pattern: pattern, handler: handler, o: o,
+		b: b, pattern: pattern, handler: handler, o: o, place: &place{},
 		wake: make(chan struct{}, 1), done: make(chan struct{}), caughtUp: make(chan struct{}),
 		stopUntil: func() bool { return true },
 	}
@@ -78,7 +75,16 @@ func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptio
 			}
 		}
 	}
-	if o.Start.Kind != bus.StartNew && !(o.Start.Kind == bus.StartLast && o.Start.N <= 0) {
+	if s.inGroup() {
+		if err := b.join(s); err != nil {
+			s.cancel()
+			return nil, err
+		}
+		s.isCaught = !b.bug("groupWaits")
+		if s.isCaught {
+			close(s.caughtUp)
+		}
+	} else if o.Start.Kind != bus.StartNew && !(o.Start.Kind == bus.StartLast && o.Start.N <= 0) {
 		if !whole {
 			if b.bug("startIgnored") {
 				o.Start = bus.Start{}
@@ -185,7 +191,7 @@ func (s *subscription) push(m *bus.Message) {
 		s.allow()
 	}
 	s.b.tick()
-	s.poke()
+	s.pokeAll()
 	if s.b.bug("dup") && rand.IntN(3) == 0 {
 		s.queue = append(s.queue, m)
 		s.open++
@@ -196,7 +202,7 @@ func (s *subscription) push(m *bus.Message) {
 			defer s.b.mu.Unlock()
 			s.queue = append(s.queue, m)
 			s.open = len(s.queue)
-			s.poke()
+			s.pokeAll()
 		})
 	}
 }
@@ -268,6 +274,10 @@ func (s *subscription) next() (*bus.Message, *bus.Problem) {
 		if !(s.b.closing && !s.isCaught && s.b.bug("closeCutsReplay")) {
 			m, p = s.take()
 		}
+		if m != nil && s.b.bug("groupStuckMember") {
+			s.turn++
+			s.pokeAll()
+		}
 		drained := m == nil && p == nil && s.b.closing
 		if m == nil && p == nil {
 			s.checkCaughtUp()
@@ -293,6 +303,12 @@ func (s *subscription) take() (*bus.Message, *bus.Problem) {
 		p := &bus.Problem{Err: &bus.SlowError{Dropped: s.dropped - s.reported}, Pattern: s.pattern}
 		s.reported = s.dropped
 		return nil, p
+	}
+	if s.inGroup() && s.b.bug("groupStuckMember") && !s.isTurn() {
+		return nil, nil
+	}
+	if s.group != nil {
+		return s.takeFromGroup()
 	}
 	for _, l := range s.legs {
 		if m, p := s.takeFrom(l); m != nil || p != nil {
@@ -347,15 +363,32 @@ func (s *subscription) checkCaughtUp() {
 	close(s.caughtUp)
 }
 
-// call runs the handler and contains its panic.
+// call gives m to the handler; in a durable group it is settled then.
 func (s *subscription) call(m *bus.Message) {
+	err := s.handle(m)
+	switch {
+	case s.group != nil:
+		s.group.settle(s, m, err)
+	case err != nil && s.inGroup() && s.b.bug("groupRedelivers"):
+		s.b.mu.Lock()
+		s.push(m)
+		s.b.mu.Unlock()
+	}
+}
+
+// handle runs the handler and contains its panic.
+func (s *subscription) handle(m *bus.Message) (err error) {
 	if !s.b.bug("panicKill") {
 		defer func() {
 			p := recover()
-			if p == nil || s.b.bug("panicSilent") {
+			if p == nil {
 				return
 			}
-			s.tell(bus.Problem{Err: fmt.Errorf("%w: %v", bus.ErrPanic, p), Pattern: s.pattern, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
+			err = fmt.Errorf("%w: %v", bus.ErrPanic, p)
+			if s.b.bug("panicSilent") {
+				return
+			}
+			s.tell(bus.Problem{Err: err, Pattern: s.pattern, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
 			if s.b.bug("panicEnds") {
 				s.end(bus.ErrPanic)
 			}
@@ -367,12 +400,13 @@ func (s *subscription) call(m *bus.Message) {
 		copied.Data = slices.Clip(s.keep)
 		m = &copied
 	}
-	if err := s.handler(s.ctx, m); err != nil && !s.b.bug("errorSwallowed") {
+	if err = s.handler(s.ctx, m); err != nil && !s.b.bug("errorSwallowed") {
 		s.tell(bus.Problem{Err: err, Pattern: s.pattern, Subject: m.Subject, Cursor: m.Cursor})
 		if s.b.bug("errorEnds") {
 			s.end(err)
 		}
 	}
+	return err
 }
 
 // tell gives a problem to the subscription's hook, or to that of the bus.
@@ -404,6 +438,7 @@ func (s *subscription) end(err error) {
 	}
 	s.poke()
 	s.b.subs = slices.DeleteFunc(s.b.subs, func(other *subscription) bool { return other == s })
+	s.left()
 	if s.b.bug("removeByFunc") {
 		for _, other := range s.b.subs {
 			if sameFunc(other.handler, s.handler) {
