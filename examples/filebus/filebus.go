@@ -1,0 +1,210 @@
+package filebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+// maxPayload bounds what a message takes of memory on its way.
+const maxPayload = 8 << 20
+
+func init() { bus.Register("file", open) }
+
+// open is the bus.Opener of file:DIR and file:DIR?sync=always.
+func open(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error) {
+	dir := u.Opaque // of file:./data
+	if dir == "" {
+		dir = u.Path // of file:/var/data
+	}
+	if dir == "" || u.Host != "" {
+		return nil, errors.New("want a directory: file:./data or file:/var/data")
+	}
+	params, err := driver.Params(u, "sync")
+	if err != nil {
+		return nil, err
+	}
+	if sync, given := params["sync"]; given && sync != "always" {
+		return nil, fmt.Errorf("parameter %q is %q: want always, or leave it out", "sync", sync)
+	}
+	b := &backend{options: options{dir: dir, sync: params["sync"] == "always", log: o.Logger}, streams: map[string]*stream{}}
+	if err := b.load(); err != nil {
+		return nil, err
+	}
+	return driver.New(ctx, b, driver.Config{OpenOptions: o}) // which closes b if it fails
+}
+
+// backend is a directory of streams.
+type backend struct {
+	options
+	local
+	lock *lock
+
+	mu      sync.Mutex // before any stream's
+	streams map[string]*stream
+	loaded  bool // all that is there has been read
+	closed  bool
+}
+
+// load takes the directory and reads what is there.
+func (b *backend) load() (err error) {
+	if err := os.MkdirAll(b.dir, 0o700); err != nil {
+		return err
+	}
+	lock, lost, err := lockDir(b.dir)
+	if err != nil {
+		return err
+	}
+	b.lock = lock
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}()
+	entries, err := os.ReadDir(b.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		switch path := filepath.Join(b.dir, e.Name()); filepath.Ext(path) {
+		case ".tmp": // of a file that was being written anew
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		case ".log":
+			name := strings.TrimSuffix(e.Name(), ".log")
+			s, err := loadStream(&b.options, name, lost)
+			if err != nil {
+				return fmt.Errorf("stream %s: %w", name, err)
+			}
+			b.streams[name] = s
+		}
+	}
+	b.loaded = true
+	if b.sync {
+		return b.lock.clear()
+	}
+	return b.lock.set()
+}
+
+func (b *backend) Limits() driver.Limits {
+	return driver.Limits{MaxPayload: maxPayload, StoredSize: storedSize}
+}
+
+// storedSize is what a message counts of MaxBytes.
+func storedSize(subject string, header bus.Header, data []byte) int64 {
+	return int64(len(subject) + driver.HeaderSize(header) + len(data))
+}
+
+func (b *backend) Streams(context.Context) ([]driver.Stream, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var list []driver.Stream
+	for _, s := range b.streams {
+		list = append(list, s.describe())
+	}
+	return list, nil
+}
+
+func (b *backend) Ensure(_ context.Context, cfg bus.StreamConfig) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return bus.ErrClosed
+	}
+	if s := b.streams[cfg.Name]; s != nil {
+		return s.update(cfg)
+	}
+	s, err := createStream(&b.options, cfg)
+	if err != nil {
+		return err
+	}
+	b.streams[cfg.Name] = s
+	return nil
+}
+
+// stream returns ErrNotCaptured when there is none of that name.
+func (b *backend) stream(name string) (*stream, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s := b.streams[name]; s != nil {
+		return s, nil
+	}
+	return nil, driver.ErrNotCaptured
+}
+
+func (b *backend) State(_ context.Context, name string) (driver.State, error) {
+	s, err := b.stream(name)
+	if err != nil {
+		return driver.State{}, err
+	}
+	return s.state(), nil
+}
+
+// The epoch of a stream doesn't change while the bus is open, so that nobody needs to look at it.
+
+func (b *backend) Append(_ context.Context, s driver.Stream, p *driver.Publication) (driver.Ack, error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return driver.Ack{}, err
+	}
+	return st.append(p)
+}
+
+func (b *backend) Tail(_ context.Context, s driver.Stream, after uint64, sink driver.Sink) (stop func(), err error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return nil, err
+	}
+	return st.tail(after, sink)
+}
+
+func (b *backend) Read(_ context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return driver.Batch{}, err
+	}
+	return st.read(q)
+}
+
+func (b *backend) Seek(_ context.Context, s driver.Stream, q driver.Query) (after uint64, err error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return 0, err
+	}
+	return st.seek(q), nil
+}
+
+func (b *backend) LastPerSubject(_ context.Context, s driver.Stream, q driver.Query) ([]*bus.Message, error) {
+	st, err := b.stream(s.Config.Name)
+	if err != nil {
+		return nil, err
+	}
+	return st.lastPerSubject(q)
+}
+
+// Interrupt has nothing to end: no call waits for anything but the disk.
+func (b *backend) Interrupt() {}
+
+// Close flushes what is stored and gives the directory to others.
+func (b *backend) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.closed = true
+	var errs []error
+	for _, s := range b.streams {
+		errs = append(errs, s.close())
+	}
+	if errors.Join(errs...) == nil && b.loaded {
+		errs = append(errs, b.lock.clear())
+	}
+	return errors.Join(append(errs, b.lock.release())...)
+}
