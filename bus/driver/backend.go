@@ -27,6 +27,9 @@ type Backend interface {
 	// processes; ErrStreamOverlap when another stream got there first.
 	Ensure(ctx context.Context, cfg bus.StreamConfig) error
 
+	// Remove deletes the stream and ends its tails. It is ErrNotCaptured when there is none.
+	Remove(ctx context.Context, stream string) error
+
 	// Append stores a message, first looking at its ID, then at what it expects
 	// (ErrConflict). It returns when the message is stored and the stream's limits let it
 	// stand, or ErrNotCaptured when the stream doesn't capture the subject any more. p.Data is the
@@ -147,6 +150,11 @@ var ErrEpoch = errors.New("the stream has another epoch")
 // Config is how New connects a backend.
 type Config struct {
 	bus.OpenOptions
+
+	// Sole says that nobody but this bus uses what the backend holds, so that the driver can share
+	// messages in groups by itself. Volatile adds that streams end with the bus, so that it can keep
+	// the positions of durable groups, too. A Grouper needs neither.
+	Sole, Volatile bool
 
 	// Gate, if not nil, decides when what waits for a subscription is handed over. It is
 	// called for each subscription, with its pattern; it returns ready, which the

@@ -19,12 +19,14 @@ const askTimeout = 10 * time.Second
 
 // Bus is a backend made into a bus.Bus.
 type Bus struct {
-	backend Backend
-	gate    func(pattern string, release func()) (ready, leave func())
-	log     *slog.Logger
-	hooks   *hookQueue
-	limits  Limits
-	traces  bus.Propagator // nil: not carried
+	backend  Backend
+	gate     func(pattern string, release func()) (ready, leave func())
+	sole     bool
+	volatile bool
+	log      *slog.Logger
+	hooks    *hookQueue
+	limits   Limits
+	traces   bus.Propagator // nil: not carried
 
 	table   atomic.Pointer[table]
 	refresh share[*table]
@@ -34,7 +36,8 @@ type Bus struct {
 	mu        sync.Mutex
 	subs      map[*subscription]struct{}
 	feeds     map[string]*feed
-	listeners map[string]*listener
+	listeners map[listenKey]*listener
+	groups    map[groupKey]*group
 	acked     map[string]*atomic.Uint64 // by stream and epoch: the last own acknowledgement
 	moving    bool                      // an own EnsureStreams is changing what captures what
 	moved     []*subscription           // whose pattern it concerns
@@ -61,6 +64,8 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 	b := &Bus{
 		backend:   backend,
 		gate:      cfg.Gate,
+		sole:      cfg.Sole,
+		volatile:  cfg.Volatile,
 		log:       cfg.Logger,
 		hooks:     newHookQueue(cfg.ErrorHook, cfg.Logger),
 		limits:    backend.Limits(),
@@ -68,7 +73,8 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 		ensure:    make(chan struct{}, 1),
 		subs:      map[*subscription]struct{}{},
 		feeds:     map[string]*feed{},
-		listeners: map[string]*listener{},
+		listeners: map[listenKey]*listener{},
+		groups:    map[groupKey]*group{},
 		acked:     map[string]*atomic.Uint64{},
 		reported:  map[string]bool{},
 		closed:    make(chan struct{}),

@@ -147,6 +147,11 @@ func (b *Bus) drain(ctx context.Context) []*subscription {
 	for _, s := range subs {
 		s.drain()
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, g := range b.groups {
+		b.ending.Go(func() { g.drain(ctx) })
+	}
 	return subs
 }
 
@@ -218,7 +223,7 @@ func (b *Bus) endSubscriptions(ctx context.Context, subs []*subscription) []stri
 func (b *Bus) endFeeds() {
 	b.mu.Lock()
 	feeds, listeners := b.feeds, b.listeners
-	b.feeds, b.listeners = map[string]*feed{}, map[string]*listener{}
+	b.feeds, b.listeners = map[string]*feed{}, map[listenKey]*listener{}
 	for _, f := range feeds {
 		if f.expiry != nil {
 			f.expiry.Stop()

@@ -141,6 +141,56 @@ func (b *Bus) move(ctx context.Context, cfg bus.StreamConfig, after uint64) erro
 	return err
 }
 
+// RemoveStream implements bus.Remover.
+func (b *Bus) RemoveStream(ctx context.Context, name string) error {
+	if err := b.removeStream(ctx, name); err != nil {
+		return fmt.Errorf("bus: remove stream %.80q: %w", name, err)
+	}
+	return nil
+}
+
+func (b *Bus) removeStream(ctx context.Context, name string) error {
+	counted, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.leave(counted)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if !isStreamName(name) {
+		return bus.ErrNoStream
+	}
+	ctx, cancel := b.bounded(ctx)
+	defer cancel()
+	select {
+	case b.ensure <- struct{}{}:
+		defer func() { <-b.ensure }()
+	case <-ctx.Done():
+		return cause(ctx, ctx.Err())
+	}
+	err = b.backend.Remove(ctx, name)
+	if errors.Is(err, ErrNotCaptured) {
+		err = bus.ErrNoStream
+	}
+	if err != nil {
+		return cause(ctx, err)
+	}
+	b.mu.Lock()
+	var gone []*group // their positions were the stream's
+	for _, g := range b.groups {
+		if g.stream == name {
+			gone = append(gone, g)
+		}
+	}
+	b.mu.Unlock()
+	for _, g := range gone {
+		g.remove()
+	}
+	_, err = b.refresh.get(ctx) // ends those that received from it
+	return cause(ctx, err)
+}
+
 // Streams implements bus.StreamLister.
 func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
 	counted, err := b.enter(ctx)
@@ -191,12 +241,13 @@ func (b *Bus) install() (*table, error) {
 	b.table.Store(t)
 	var changed []*subscription
 	for s := range b.subs {
-		if !s.route.equal(t.route(s.pattern)) {
+		switch {
+		case s.route.equal(t.route(s.pattern)):
+		case b.moving && !s.grouped && s.fills == nil:
+			b.moved = append(b.moved, s)
+		default:
 			changed = append(changed, s)
 		}
-	}
-	if b.moving {
-		b.moved, changed = append(b.moved, changed...), nil
 	}
 	feeds := make([]*feed, 0, len(b.feeds))
 	for _, f := range b.feeds {

@@ -19,8 +19,10 @@ const (
 // All its fields are under the subscription's lock; methods without "Locked" take it.
 type leg struct {
 	sub      *subscription
-	feed     *feed     // nil: uncaptured
-	listener *listener // nil: captured
+	feed     *feed     // nil: uncaptured, or a group's
+	listener *listener // nil: captured, or a group's
+	group    *group    // nil: not a member
+	taken    *Delivery // what a member was given last
 
 	queue queue
 	open  int // how many of the queue a gate has released
@@ -31,6 +33,7 @@ type leg struct {
 	epoch    string
 	pos      uint64 // behind, joining: complete up to here
 	from     uint64 // the feed pushes what is behind this
+	began    bus.Cursor
 	target   uint64 // the last sequence that was stored when Subscribe was called
 	joinAt   uint64
 	batch    []*bus.Message // read, not yet handed over
@@ -208,6 +211,9 @@ func (l *leg) caughtUpLocked() bool {
 
 // drainedLocked reports whether a draining leg has handed over what it must.
 func (l *leg) drainedLocked() bool {
+	if l.group != nil {
+		return l.group.drained.Load() && l.queue.len == 0
+	}
 	if l.feed == nil {
 		return l.drainTo == 0 || l.queue.len == 0
 	}

@@ -9,11 +9,16 @@ import (
 	"github.com/jitney-go/jitney/bus"
 )
 
+type listenKey struct {
+	pattern string
+	group   string // that several processes share; "": none
+}
+
 // listener receives the uncaptured messages of one pattern for all legs that have it.
 type listener struct {
-	b       *Bus
-	pattern string
-	users   int // under b.mu
+	b *Bus
+	listenKey
+	users int // under b.mu
 
 	ready chan struct{} // closed when stop and err are set
 	stop  func()
@@ -23,13 +28,13 @@ type listener struct {
 	legs map[*leg]struct{}
 }
 
-// acquireListener returns the listener of a pattern, listening, and counts its user until release.
-func (b *Bus) acquireListener(ctx context.Context, pattern string) (*listener, error) {
+// acquireListener returns the listener of a pattern and group, listening, and counts its user until release.
+func (b *Bus) acquireListener(ctx context.Context, key listenKey) (*listener, error) {
 	b.mu.Lock()
-	n := b.listeners[pattern]
+	n := b.listeners[key]
 	if n == nil {
-		n = &listener{b: b, pattern: pattern, ready: make(chan struct{}), legs: map[*leg]struct{}{}}
-		b.listeners[pattern] = n
+		n = &listener{b: b, listenKey: key, ready: make(chan struct{}), legs: map[*leg]struct{}{}}
+		b.listeners[key] = n
 		go n.start()
 	}
 	n.users++
@@ -51,8 +56,8 @@ func (b *Bus) releaseListener(n *listener) {
 	b.mu.Lock()
 	n.users--
 	last := n.users == 0
-	if last && b.listeners[n.pattern] == n {
-		delete(b.listeners, n.pattern)
+	if last && b.listeners[n.listenKey] == n {
+		delete(b.listeners, n.listenKey)
 	}
 	b.mu.Unlock()
 	if last {
@@ -63,12 +68,16 @@ func (b *Bus) releaseListener(n *listener) {
 func (n *listener) start() {
 	ctx, cancel := context.WithTimeout(n.b.life, askTimeout)
 	defer cancel()
-	n.stop, n.err = n.b.backend.Listen(ctx, n.pattern, n)
+	if n.group == "" {
+		n.stop, n.err = n.b.backend.Listen(ctx, n.pattern, n)
+	} else {
+		n.stop, n.err = n.b.backend.(Grouper).ListenGroup(ctx, n.pattern, n.group, n)
+	}
 	if n.err != nil {
 		n.err = cause(ctx, n.err)
 		n.b.mu.Lock()
-		if n.b.listeners[n.pattern] == n {
-			delete(n.b.listeners, n.pattern)
+		if n.b.listeners[n.listenKey] == n {
+			delete(n.b.listeners, n.listenKey)
 		}
 		n.b.mu.Unlock()
 	}

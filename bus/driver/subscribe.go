@@ -39,10 +39,8 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		return nil, fmt.Errorf("bus.Last(%d): the number of messages can't be negative", o.Start.N)
 	case o.MaxMsgs < 0 || o.MaxBytes < 0:
 		return nil, errors.New("bus.Buffer: a bound can't be negative")
-	case o.Durable:
-		return nil, fmt.Errorf("bus.DurableGroup: %w", bus.ErrUnsupported)
-	case o.Group != "":
-		return nil, fmt.Errorf("bus.Group: %w", bus.ErrUnsupported)
+	case o.Attempts != nil && *o.Attempts < 0 || slices.ContainsFunc(o.Waits, func(d time.Duration) bool { return d < 0 }):
+		return nil, errors.New("bus.Attempts: neither the number nor a wait can be negative")
 	case o.Until != nil && o.Until.Err() != nil:
 		return nil, fmt.Errorf("bus.Until: %w", o.Until.Err())
 	}
@@ -56,7 +54,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
-		s, err := b.attach(ctx, pattern, handler, &o)
+		s, err := b.attach(ctx, pattern, handler, &o, nil)
 		if err == nil {
 			if err := s.awaitReplay(ctx, inside || o.Background); err != nil {
 				return nil, cause(ctx, err) // what was replayed mustn't be again
@@ -77,16 +75,21 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	}
 }
 
-// attach makes a subscription that stands where o says.
-func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o *bus.SubscribeOptions) (*subscription, error) {
+// attach makes a subscription that stands where o says; fills is the group that it is the inner one of, if any.
+func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o *bus.SubscribeOptions, fills *group) (*subscription, error) {
 	t := b.table.Load()
 	r := t.route(pattern)
+	if o.Group != "" {
+		if err := b.checkGroup(t, r, pattern, o); err != nil {
+			return nil, err
+		}
+	}
 	if o.Start.Kind != bus.StartNew && !r.captured {
 		return nil, fmt.Errorf("%w as a whole: %s", bus.ErrNoStream, r)
 	}
 	s := &subscription{
 		b: b, pattern: pattern, handler: handler, hook: o.ErrorHook, route: r,
-		maxMsgs: o.MaxMsgs, maxBytes: o.MaxBytes,
+		maxMsgs: o.MaxMsgs, maxBytes: o.MaxBytes, attempts: attempts(o), waits: o.Waits, grouped: o.Group != "", fills: fills,
 		done: make(chan struct{}), caughtUp: make(chan struct{}),
 	}
 	if s.maxMsgs == 0 {
@@ -95,12 +98,15 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	if s.maxBytes == 0 {
 		s.maxBytes = defaultMaxBytes
 	}
+	if len(s.waits) == 0 {
+		s.waits = defaultWaits
+	}
 	parent := o.Until
 	if parent == nil {
 		parent = context.Background()
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithValue(parent, insideKey{b}, true))
-	if b.gate != nil {
+	if b.gate != nil && o.Group == "" { // a group's inner subscription waits for the gate
 		s.ready, s.leaveFn = b.gate(pattern, s.release)
 	}
 
@@ -113,7 +119,12 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	b.subs[s] = struct{}{}
 	b.mu.Unlock()
 
-	err := s.connect(ctx, r, &o.Start)
+	var err error
+	if o.Group != "" {
+		err = s.joinGroup(ctx, r, o)
+	} else {
+		err = s.connect(ctx, r, &o.Start)
+	}
 	if err == nil && o.Until != nil {
 		stop := context.AfterFunc(o.Until, func() { s.end(context.Cause(o.Until)) })
 		s.mu.Lock()
@@ -142,6 +153,9 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 // connect makes the legs.
 func (s *subscription) connect(ctx context.Context, r route, start *bus.Start) error {
 	for _, name := range r.streams {
+		if s.fills.shared() {
+			break // the streams give the group its messages elsewhere
+		}
 		if err := s.connectStream(ctx, name, start); err != nil {
 			return err
 		}
@@ -172,7 +186,11 @@ func (s *subscription) add(l *leg) bool {
 }
 
 func (s *subscription) connectUncaptured(ctx context.Context) error {
-	n, err := s.b.acquireListener(ctx, s.pattern)
+	key := listenKey{pattern: s.pattern}
+	if s.fills.shared() {
+		key.group = s.fills.name
+	}
+	n, err := s.b.acquireListener(ctx, key)
 	if err != nil {
 		return err
 	}
@@ -325,6 +343,7 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 		// What limits took before the call is no gap: all is what is there.
 		l.pos = max(l.pos, min(max(1, st.First)-1, last))
 	}
+	l.began = cursorOrZero(l.epoch, max(l.pos, l.from))
 	return l, nil
 }
 

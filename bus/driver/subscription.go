@@ -28,6 +28,11 @@ type subscription struct {
 	handler  bus.Handler
 	hook     bus.ErrorHook // nil: the bus's
 	route    route         // under b.mu
+	grouped  bool          // it is in a group, or about to be
+	member   *group        // under mu: that it is in
+	fills    *group        // whose inner subscription it is; nil: none's
+	attempts int           // of a member of a durable group; 0: without end
+	waits    []time.Duration
 	maxMsgs  int
 	maxBytes int
 	ctx      context.Context // of the handler
@@ -131,6 +136,8 @@ func (s *subscription) step() bool {
 			s.mu.Unlock()
 			if err != nil {
 				s.report(bus.Problem{Err: err})
+			} else if l.group != nil {
+				s.callMember(l, l.taken)
 			} else {
 				s.call(m)
 			}
@@ -199,7 +206,7 @@ func (s *subscription) nextLocked(l *leg) (*bus.Message, error) {
 	}
 	l.queue.pop()
 	l.open = max(0, l.open-1)
-	if l.feed == nil && s.draining {
+	if l.listener != nil && s.draining {
 		l.drainTo--
 	}
 	return it.m, nil
@@ -212,8 +219,8 @@ func cursorOrZero(epoch string, seq uint64) bus.Cursor {
 	return bus.NewCursor(epoch, seq)
 }
 
-// call runs the handler.
-func (s *subscription) call(m *bus.Message) {
+// call runs the handler and returns how it failed, which it has told.
+func (s *subscription) call(m *bus.Message) (failure error) {
 	if !m.Cursor.IsZero() {
 		s.mu.Lock()
 		s.last = m.Cursor
@@ -221,16 +228,19 @@ func (s *subscription) call(m *bus.Message) {
 	}
 	defer func() {
 		if r := recover(); r != nil {
-			s.report(bus.Problem{Err: fmt.Errorf("%w: %v", bus.ErrPanic, r), Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
+			failure = fmt.Errorf("%w: %v", bus.ErrPanic, r)
+			s.report(bus.Problem{Err: failure, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
 		}
 	}()
 	ctx := s.ctx
 	if s.b.traces != nil && m.Header != nil {
 		ctx = s.b.traces.Extract(ctx, m.Header)
 	}
-	if err := s.handler(ctx, m); err != nil {
+	err := s.handler(ctx, m)
+	if err != nil {
 		s.report(bus.Problem{Err: err, Subject: m.Subject, Cursor: m.Cursor})
 	}
+	return err
 }
 
 // report tells the subscription's hook in turn, or the bus's on its own goroutine.
@@ -251,7 +261,11 @@ func (s *subscription) end(reason error) {
 		return
 	}
 	s.ended, s.err = true, reason
+	var back *Delivery
 	for i, l := range s.legs {
+		if l.group != nil && l.queue.len > 0 {
+			back = l.taken
+		}
 		l.queue.clear()
 		l.batch, l.holes = nil, nil
 		if i == 0 && s.standing && errors.Is(reason, bus.ErrStreamChanged) {
@@ -272,8 +286,13 @@ func (s *subscription) end(reason error) {
 	s.b.mu.Lock()
 	delete(s.b.subs, s)
 	s.b.mu.Unlock()
+	if s.fills != nil && errors.Is(reason, bus.ErrStreamChanged) {
+		go s.fills.end(reason)
+	}
 	for _, l := range legs {
-		if f := l.feed; f != nil {
+		if l.group != nil {
+			l.group.leave(l, back)
+		} else if f := l.feed; f != nil {
 			f.mu.Lock()
 			delete(f.legs, l)
 			f.index.Remove(s.pattern, l)
@@ -296,15 +315,24 @@ func (s *subscription) Unsubscribe(ctx context.Context) error {
 	}
 	select {
 	case <-s.done:
-		return nil
 	default:
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			return fmt.Errorf("bus: unsubscribe %q: the handler is still running: %w", s.pattern, ctx.Err())
+		}
 	}
-	select {
-	case <-s.done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("bus: unsubscribe %q: the handler is still running: %w", s.pattern, ctx.Err())
+	if g := s.groupOf(); g != nil {
+		g.stopUnused(ctx)
 	}
+	return nil
+}
+
+// groupOf returns the group that s is or was a member of.
+func (s *subscription) groupOf() *group {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.member
 }
 
 // CaughtUp implements bus.Subscription.
@@ -321,4 +349,11 @@ func (s *subscription) Err() error {
 }
 
 // Dropped implements bus.Subscription.
-func (s *subscription) Dropped() uint64 { return s.dropped.Load() }
+func (s *subscription) Dropped() uint64 {
+	if g := s.groupOf(); g != nil {
+		if inner := g.inner.Load(); inner != nil {
+			return inner.dropped.Load()
+		}
+	}
+	return s.dropped.Load()
+}

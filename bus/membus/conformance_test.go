@@ -17,7 +17,7 @@ func harness(tick time.Duration) bustest.Harness {
 	return bustest.Harness{
 		Open: func(e *bustest.Env) (bus.Bus, error) { return membus.Open(tick, e.Options...) },
 		Claims: []bustest.Ability{
-			bustest.Headers, bustest.Streams, bustest.TotalOrder,
+			bustest.Headers, bustest.Streams, bustest.TotalOrder, bustest.Groups, bustest.DurableGroups,
 		},
 		MaxPayload: 1 << 20,
 		Tick:       tick,

@@ -14,5 +14,6 @@
 //
 // Streams live in memory: they are gone at Close. One process can't reach another one's
 // bus. A message has at most 1 MiB, header included; a stream's bytes are those of
-// subjects, headers and data. Groups are bus.ErrUnsupported.
+// subjects, headers and data. The positions of durable groups
+// end with the bus, as its streams do.
 package membus

@@ -44,7 +44,7 @@ func Open(tick time.Duration, opts ...bus.OpenOption) (bus.Bus, error) {
 
 func open(ctx context.Context, tick time.Duration, o bus.OpenOptions) (bus.Bus, error) {
 	b := &backend{streams: map[string]*stream{}}
-	cfg := driver.Config{OpenOptions: o}
+	cfg := driver.Config{OpenOptions: o, Sole: true, Volatile: true}
 	if tick > 0 {
 		b.rooms = newRooms(tick)
 		cfg.Gate = func(pattern string, release func()) (ready, leave func()) {
@@ -97,6 +97,18 @@ func (b *backend) Ensure(_ context.Context, cfg bus.StreamConfig) error {
 		return nil
 	}
 	b.streams[cfg.Name] = newStream(cfg)
+	return nil
+}
+
+func (b *backend) Remove(_ context.Context, name string) error {
+	s, err := b.stream(name)
+	if err != nil {
+		return err
+	}
+	b.mu.Lock()
+	delete(b.streams, name)
+	b.mu.Unlock()
+	s.end()
 	return nil
 }
 

@@ -37,6 +37,7 @@ type stream struct {
 	tails    map[*tail]struct{}
 	expiry   *time.Timer // not nil while something will expire
 	closed   bool
+	removed  bool
 }
 
 type entry struct {
@@ -92,6 +93,9 @@ func (s *stream) state() driver.State {
 func (s *stream) append(p *driver.Publication) (driver.Ack, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.removed {
+		return driver.Ack{}, driver.ErrNotCaptured
+	}
 	if s.closed {
 		return driver.Ack{}, bus.ErrClosed
 	}
@@ -293,6 +297,18 @@ func (s *stream) lastPerSubject(q driver.Query) []*bus.Message {
 		return cmp.Or(cmp.Compare(x.Cursor.Sequence(), y.Cursor.Sequence()), strings.Compare(x.Subject, y.Subject))
 	})
 	return last
+}
+
+// end ends the stream's life while the bus goes on.
+func (s *stream) end() {
+	s.close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.removed = true
+	for t := range s.tails {
+		t.sink.End(driver.ErrNotCaptured)
+	}
+	clear(s.tails)
 }
 
 func (s *stream) close() {

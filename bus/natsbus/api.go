@@ -19,6 +19,8 @@ const askTimeout = 5 * time.Second
 // The server's error codes that mean something to us (server/errors.json of nats-server).
 const (
 	codeNoQuorum           = 10008
+	codeConsumerNameInUse  = 10013
+	codeConsumerNotFound   = 10014
 	codeInsufficient       = 10023
 	codeNoSuchMessage      = 10037
 	codeNotEnabled         = 10039
@@ -32,6 +34,7 @@ const (
 	codeWrongLastSequence  = 10071
 	codeNotEnabledForUser  = 10076
 	codeStoreFailed        = 10077
+	codeConsumerExists     = 10148
 	codeWrongLastSequence2 = 10164
 )
 

@@ -13,6 +13,7 @@ func TestConformance(t *testing.T) {
 		Open: func(e *bustest.Env) (bus.Bus, error) { return natsbus.Open(e.Context(), e.Dir, e.Options...) },
 		Claims: []bustest.Ability{
 			bustest.Headers, bustest.Streams, bustest.Durable, bustest.CrashSafe, bustest.Locking, bustest.TotalOrder,
+			bustest.Groups, bustest.DurableGroups,
 		},
 		MaxPayload: 1 << 20,
 	})

@@ -112,7 +112,7 @@ func TestConformance_elsewhere(t *testing.T) {
 	bustest.Run(t, bustest.Harness{
 		Open: func(e *bustest.Env) (bus.Bus, error) { return bus.Open(e.Context(), s.ClientURL(), e.Options...) },
 		Claims: []bustest.Ability{
-			bustest.Headers, bustest.Streams, bustest.Durable, bustest.TotalOrder,
+			bustest.Headers, bustest.Streams, bustest.Durable, bustest.TotalOrder, bustest.Groups, bustest.DurableGroups,
 		},
 	})
 }

@@ -91,6 +91,7 @@ type backend struct {
 	mu        sync.Mutex
 	listens   map[*listen]struct{}
 	tails     map[*tail]struct{}
+	shares    map[*groupShare]struct{}
 	lastKnown map[string]driver.Stream // for streams whose leader can't be asked
 	waitings  map[*waiting]struct{}    // running Appends
 	report    func(bus.Problem)        // to the hook of the bus; nil while it is being opened
@@ -136,6 +137,7 @@ func newBackend(log *slog.Logger) *backend {
 		log:       log,
 		listens:   map[*listen]struct{}{},
 		tails:     map[*tail]struct{}{},
+		shares:    map[*groupShare]struct{}{},
 		lastKnown: map[string]driver.Stream{},
 		waitings:  map[*waiting]struct{}{},
 		stopPoll:  make(chan struct{}),
@@ -219,6 +221,9 @@ func (b *backend) reconnected() {
 	}
 	for t := range b.tails {
 		t.again()
+	}
+	for p := range b.shares {
+		p.stopped.Go(p.pauseAndAskAgain)
 	}
 }
 

@@ -50,8 +50,12 @@ type listen struct {
 
 // Listen implements driver.Backend.
 func (b *backend) Listen(ctx context.Context, pattern string, sink driver.Sink) (stop func(), err error) {
+	return b.listen(ctx, pattern, "", sink)
+}
+
+func (b *backend) listen(ctx context.Context, pattern, group string, sink driver.Sink) (stop func(), err error) {
 	l := &listen{sink: sink}
-	l.sub, err = b.nc.Subscribe(pattern, func(m *nats.Msg) {
+	l.sub, err = b.nc.QueueSubscribe(pattern, group, func(m *nats.Msg) {
 		// A wildcard also sees what is reserved: $JS, _INBOX.
 		if m.Subject[0] != '$' && m.Subject[0] != '_' {
 			sink.Deliver(driver.Entry{Message: &bus.Message{Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header)}})
@@ -338,6 +342,7 @@ func (t *tail) control(status string, m *nats.Msg) {
 
 // place is what a consumer says of a message.
 type place struct {
+	attempt            int
 	sequence, consumed uint64
 	time               time.Time
 }
@@ -358,13 +363,14 @@ func parsePlace(reply string) (place, bool) {
 	if len(tokens) < at+4 {
 		return p, false
 	}
-	var err [3]error
+	var err [4]error
 	var nanos int64
+	p.attempt, err[3] = strconv.Atoi(tokens[at])
 	p.sequence, err[0] = strconv.ParseUint(tokens[at+1], 10, 64)
 	p.consumed, err[1] = strconv.ParseUint(tokens[at+2], 10, 64)
 	nanos, err[2] = strconv.ParseInt(tokens[at+3], 10, 64)
 	p.time = time.Unix(0, nanos)
-	return p, err == [3]error{} && p.sequence > 0
+	return p, err == [4]error{} && p.sequence > 0
 }
 
 var errReply = fmt.Errorf("%w: the server's answer to a read can't be understood", bus.ErrUnavailable)

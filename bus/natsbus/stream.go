@@ -148,6 +148,20 @@ func (b *backend) Ensure(ctx context.Context, cfg bus.StreamConfig) error {
 	}
 }
 
+// Remove implements driver.Backend.
+func (b *backend) Remove(ctx context.Context, name string) error {
+	err := b.ask(ctx, "$JS.API.STREAM.DELETE."+name, nil, nil)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.lastKnown, name)
+	for t := range b.tails {
+		if t.stream.Config.Name == name {
+			t.again() // it finds out
+		}
+	}
+	return err
+}
+
 // put sets the fields that are ours.
 func put(config map[string]any, cfg bus.StreamConfig) {
 	unlimited := func(n int64) int64 {

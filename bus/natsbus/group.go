@@ -1,0 +1,527 @@
+package natsbus
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+const (
+	// ackWait is after what time the server gives what a dead process had to another one. The living say every
+	// stillWorking that they are at it.
+	ackWait      = 5 * time.Second
+	stillWorking = 1500 * time.Millisecond
+	// askFor is how long one request for messages stands at the server, with a heartbeat every pullHeartbeat.
+	askFor        = 30 * time.Second
+	pullHeartbeat = 2 * time.Second
+	// groupInactive is when the server removes a group without a position that nobody is in.
+	groupInactive = time.Minute
+	// gapPause lies between two looks for what limits have taken, which is asked of the server.
+	gapPause = 100 * time.Millisecond
+	// leaveTimeout bounds the wait for the server's word that it knows what was done.
+	leaveTimeout = 2 * time.Second
+)
+
+// groupShare is this process's part of a group: a pull consumer that all its processes share.
+type groupShare struct {
+	b        *backend
+	stream   driver.Stream
+	group    driver.Group
+	consumer string
+	sink     driver.ShareSink
+	stop     chan struct{}
+	stopped  sync.WaitGroup
+
+	mu      sync.Mutex
+	inbox   string
+	sub     *nats.Subscription
+	wanted  int // messages that may come
+	asked   int // of these, how many the server has been asked for
+	heard   time.Time
+	out     map[string]struct{} // tickets (where to acknowledge) of what is neither done nor released
+	told    int                 // acknowledgements that the server hasn't confirmed, on confirm
+	confirm string
+	acks    *nats.Subscription
+	handled int64     // messages that have come through sub
+	seen    uint64    // the highest sequence that was given to this process
+	base    uint64    // up to here nothing is missing, or it has been told
+	unsure  bool      // something between base and seen may be missing
+	looked  time.Time // for what is missing
+	leaving bool
+}
+
+// consumerInfo is what this package reads of a consumer.
+type consumerInfo struct {
+	Config struct {
+		Filter  string `json:"filter_subject"`
+		Deliver string `json:"deliver_subject"`
+		Ack     string `json:"ack_policy"`
+		Start   uint64 `json:"opt_start_seq"`
+	} `json:"config"`
+	Delivered struct {
+		Sequence uint64 `json:"stream_seq"`
+	} `json:"delivered"`
+	Waiting int `json:"num_waiting"`
+	Unacked int `json:"num_ack_pending"`
+}
+
+// consumerName of a group: operators find a durable one under its name. Others are told apart by their pattern, too.
+func consumerName(g driver.Group) string {
+	if g.Durable {
+		return g.Name
+	}
+	sum := sha256.Sum256([]byte(g.Name + " " + g.Pattern))
+	return "jitney-group-" + hex.EncodeToString(sum[:8])
+}
+
+// Join implements driver.Grouper.
+func (b *backend) Join(ctx context.Context, s driver.Stream, g driver.Group, sink driver.ShareSink) (driver.Share, error) {
+	p := &groupShare{
+		b: b, stream: s, group: g, consumer: consumerName(g), sink: sink,
+		stop: make(chan struct{}), out: map[string]struct{}{}, seen: g.After, base: g.After,
+	}
+	if err := p.ensure(ctx); err != nil {
+		return nil, err
+	}
+	p.confirm = b.nc.NewInbox()
+	var err error
+	if p.acks, err = b.nc.Subscribe(p.confirm, p.confirmed); err == nil {
+		err = p.listen()
+	}
+	if err != nil {
+		return nil, connectionError(ctx, err)
+	}
+	b.mu.Lock()
+	b.shares[p] = struct{}{}
+	b.mu.Unlock()
+	p.stopped.Go(p.keep)
+	return p, nil
+}
+
+// ensure creates the consumer, unless it is there.
+func (p *groupShare) ensure(ctx context.Context) error {
+	for {
+		info, err := p.info(ctx)
+		switch {
+		case err == nil && info.Config.Filter == p.group.Pattern && info.Config.Deliver == "" && info.Config.Ack == "explicit":
+			p.mu.Lock()
+			p.base = max(info.Delivered.Sequence, info.Config.Start, 1) - 1
+			p.seen, p.unsure = p.base, true
+			p.mu.Unlock()
+			return p.b.sameEpoch(ctx, p.stream)
+		case err == nil:
+			return fmt.Errorf("%w: stream %s has a consumer %s for %q", bus.ErrConflict, p.stream.Config.Name, p.consumer, info.Config.Filter)
+		case !isCode(err, codeConsumerNotFound):
+			return err
+		}
+		if err := p.unique(ctx); err != nil {
+			return err
+		}
+		config := map[string]any{
+			"name": p.consumer, "filter_subject": p.group.Pattern, "deliver_policy": "by_start_sequence", "opt_start_seq": p.group.After + 1,
+			"ack_policy": "explicit", "ack_wait": ackWait, "max_deliver": -1, "replay_policy": "instant",
+		}
+		if p.group.Durable {
+			config["durable_name"] = p.consumer
+		} else {
+			config["inactive_threshold"] = groupInactive
+			config["mem_storage"] = true
+		}
+		request := map[string]any{"stream_name": p.stream.Config.Name, "config": config, "action": "create"}
+		err = p.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+p.stream.Config.Name+"."+p.consumer, request, nil)
+		if err == nil {
+			return p.b.sameEpoch(ctx, p.stream)
+		}
+		if !isCode(err, codeConsumerExists) && !isCode(err, codeConsumerNameInUse) {
+			return err
+		}
+		// Another process has just created it.
+	}
+}
+
+// unique makes sure that no other stream has a durable group of the name.
+func (p *groupShare) unique(ctx context.Context) error {
+	if !p.group.Durable {
+		return nil
+	}
+	streams, err := p.b.Streams(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range streams {
+		if s.Config.Name == p.stream.Config.Name {
+			continue
+		}
+		info, err := p.b.consumer(ctx, s.Config.Name, p.consumer)
+		if err == nil {
+			return fmt.Errorf("%w: stream %s has the group %s, for %q", bus.ErrConflict, s.Config.Name, p.consumer, info.Config.Filter)
+		}
+		if !isCode(err, codeConsumerNotFound) && !errors.Is(err, driver.ErrNotCaptured) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *backend) consumer(ctx context.Context, stream, name string) (*consumerInfo, error) {
+	var info consumerInfo
+	if err := b.ask(ctx, "$JS.API.CONSUMER.INFO."+stream+"."+name, nil, &info); err != nil {
+		return nil, err
+	}
+	return &info, nil
+}
+
+func (p *groupShare) info(ctx context.Context) (*consumerInfo, error) {
+	return p.b.consumer(ctx, p.stream.Config.Name, p.consumer)
+}
+
+// listen makes a new inbox. What comes to an earlier one is given to another process when its time is over.
+func (p *groupShare) listen() error {
+	inbox := p.b.nc.NewInbox()
+	sub, err := p.b.nc.Subscribe(inbox, p.receive)
+	if err == nil {
+		err = sub.SetPendingLimits(-1, -1)
+	}
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	old := p.sub
+	p.inbox, p.sub, p.asked, p.handled, p.heard = inbox, sub, 0, 0, time.Now()
+	p.mu.Unlock()
+	if old != nil {
+		if err := old.Unsubscribe(); err != nil && !p.b.nc.IsClosed() {
+			p.b.log.Warn("natsbus: unsubscribe", "group", p.group.Name, "error", err)
+		}
+	}
+	return nil
+}
+
+// keep says that this process is at work, and asks anew when it hears nothing.
+func (p *groupShare) keep() {
+	tick := time.NewTicker(stillWorking)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-p.stop:
+			return
+		}
+		if !p.b.nc.IsConnected() {
+			continue
+		}
+		p.mu.Lock()
+		for ticket := range p.out {
+			p.say(ticket, "+WPI", "")
+		}
+		silent := p.asked > 0 && time.Since(p.heard) > 3*pullHeartbeat
+		p.mu.Unlock()
+		p.lookForGap()
+		if silent {
+			p.again()
+		}
+	}
+}
+
+// again asks anew for all that is wanted, after looking whether the group is still there.
+func (p *groupShare) again() {
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	_, err := p.info(ctx)
+	if isCode(err, codeConsumerNotFound) && !p.group.Durable {
+		p.mu.Lock()
+		p.group.After = p.seen
+		p.mu.Unlock()
+		err = p.ensure(ctx)
+	}
+	switch {
+	case isCode(err, codeConsumerNotFound), errors.Is(err, driver.ErrNotCaptured), errors.Is(err, driver.ErrEpoch):
+		p.sink.End(fmt.Errorf("%w: group %s is gone", bus.ErrStreamChanged, p.group.Name))
+		return
+	case err == nil:
+		err = p.listen()
+	}
+	if err != nil {
+		p.b.log.Warn("natsbus: can't ask for a group's messages; trying again", "group", p.group.Name, "error", err)
+		return // the next tick finds that nothing is heard
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.askLocked()
+}
+
+// Ask implements driver.Share.
+func (p *groupShare) Ask(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wanted += n
+	p.askLocked()
+}
+
+func (p *groupShare) askLocked() {
+	n := p.wanted - p.asked
+	if n <= 0 || p.leaving {
+		return
+	}
+	request := fmt.Sprintf(`{"batch":%d,"expires":%d,"idle_heartbeat":%d}`, n, askFor, pullHeartbeat)
+	if p.asked == 0 {
+		p.heard = time.Now()
+	}
+	p.asked += n // also if it can't be sent: then nothing is heard
+	err := p.b.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+p.stream.Config.Name+"."+p.consumer, p.inbox, []byte(request))
+	if err != nil && p.b.nc.IsConnected() {
+		p.b.log.Warn("natsbus: asking for a group's messages", "group", p.group.Name, "error", err)
+	}
+}
+
+// confirmed takes the server's word that it has taken ours.
+func (p *groupShare) confirmed(*nats.Msg) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told--
+}
+
+// receive takes a message or the end of a request.
+func (p *groupShare) receive(m *nats.Msg) {
+	p.mu.Lock()
+	if m.Sub != p.sub {
+		p.mu.Unlock()
+		return
+	}
+	defer p.countHandled(m.Sub)
+	p.heard = time.Now()
+	if !strings.HasPrefix(m.Reply, "$JS.ACK.") {
+		p.controlLocked(m)
+		p.mu.Unlock()
+		return
+	}
+	place, ok := parsePlace(m.Reply)
+	if !ok || p.leaving {
+		p.say(m.Reply, "-NAK", "")
+		p.mu.Unlock()
+		return
+	}
+	p.asked, p.wanted = max(0, p.asked-1), max(0, p.wanted-1)
+	p.out[m.Reply] = struct{}{}
+	p.seen = max(p.seen, place.sequence)
+	if p.base+1 == place.sequence && !p.unsure {
+		p.base++
+	} else {
+		p.unsure = p.unsure || place.sequence > p.base
+	}
+	p.mu.Unlock()
+	p.lookForGap()
+	p.sink.Deliver(&driver.Delivery{Attempt: place.attempt, Ticket: m.Reply, Message: &bus.Message{
+		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header),
+		Cursor: bus.NewCursor(p.stream.Epoch, place.sequence), Time: place.time,
+	}})
+}
+
+// controlLocked takes what the server itself says.
+func (p *groupShare) controlLocked(m *nats.Msg) {
+	switch status := m.Header.Get("Status"); status {
+	case "100":
+	default:
+		left, err := strconv.Atoi(m.Header.Get("Nats-Pending-Messages"))
+		switch {
+		case status == "408" && err == nil: // its time was over
+			p.asked = max(0, p.asked-left)
+			p.askLocked()
+		case !p.leaving:
+			p.stopped.Go(p.pauseAndAskAgain)
+		}
+	}
+}
+
+// countHandled says that a message of sub has been passed on.
+func (p *groupShare) countHandled(sub *nats.Subscription) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if sub == p.sub {
+		p.handled++
+	}
+}
+
+// pauseAndAskAgain is for requests that were refused: the group is gone, or its leader is.
+func (p *groupShare) pauseAndAskAgain() {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		p.again()
+	case <-p.stop:
+	}
+}
+
+// lookForGap tells what the stream's limits have taken before the group's turn. What other processes were given
+// looks the same: a false alarm that is possible only where the stream has been trimmed.
+func (p *groupShare) lookForGap() {
+	c := &p.stream.Config
+	p.mu.Lock()
+	base, seen := p.base, p.seen
+	needless := !p.unsure || time.Since(p.looked) < gapPause
+	if !needless {
+		p.looked = time.Now()
+	}
+	p.mu.Unlock()
+	if needless {
+		return // or later
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	defer cancel()
+	st, err := p.b.State(ctx, c.Name)
+	if err != nil || st.Epoch != p.stream.Epoch {
+		return // it is looked for again
+	}
+	p.mu.Lock()
+	p.base = max(seen, min(st.First, st.Last+1)-1)
+	p.unsure = p.seen > p.base
+	p.mu.Unlock()
+	if st.First <= base+1 {
+		return
+	}
+	gap := &bus.GapError{Stream: c.Name, Before: bus.NewCursor(p.stream.Epoch, st.First), Missed: st.First - base - 1}
+	if base > 0 {
+		gap.After = bus.NewCursor(p.stream.Epoch, base)
+	}
+	p.sink.Notice(gap)
+}
+
+// Done implements driver.Share.
+func (p *groupShare) Done(d *driver.Delivery) { p.give(d, "+ACK") }
+
+// Release implements driver.Share.
+func (p *groupShare) Release(d *driver.Delivery) { p.give(d, "-NAK") }
+
+func (p *groupShare) give(d *driver.Delivery, word string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, ours := p.out[d.Ticket]; !ours {
+		return
+	}
+	delete(p.out, d.Ticket)
+	p.told++
+	p.say(d.Ticket, word, p.confirm)
+}
+
+// say publishes a word about a message. What doesn't reach the server has the message delivered again.
+func (p *groupShare) say(ticket, word, confirm string) {
+	m := &nats.Msg{Subject: ticket, Reply: confirm, Data: []byte(word)}
+	if err := p.b.nc.PublishMsg(m); err != nil && p.b.nc.IsConnected() {
+		p.b.log.Warn("natsbus: acknowledging in a group", "group", p.group.Name, "error", err)
+	}
+}
+
+// Through implements driver.Share.
+func (p *groupShare) Through(ctx context.Context, upTo uint64) (bool, error) {
+	info, err := p.info(ctx)
+	if err != nil {
+		return false, err
+	}
+	// What the consumer says to be pending lags behind what is stored.
+	next, err := p.b.get(ctx, p.stream.Config.Name, getRequest{Seq: info.Delivered.Sequence + 1, Next: p.group.Pattern, Batch: 1})
+	if err != nil {
+		return false, err
+	}
+	if len(next.messages) > 0 && next.messages[0].Cursor.Sequence() <= upTo {
+		return false, nil
+	}
+	if err := p.b.ping(ctx); err != nil { // what was given away before has arrived
+		return false, connectionError(ctx, err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pending, _, err := p.sub.Pending()
+	delivered, err2 := p.sub.Delivered()
+	return pending == 0 && p.handled >= delivered, errors.Join(err, err2)
+}
+
+// Leave implements driver.Share.
+func (p *groupShare) Leave() {
+	p.mu.Lock()
+	p.leaving = true
+	p.mu.Unlock()
+	close(p.stop)
+	p.b.mu.Lock()
+	delete(p.b.shares, p)
+	p.b.mu.Unlock()
+	p.stopped.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
+	defer cancel()
+	p.mu.Lock()
+	sub := p.sub
+	p.mu.Unlock()
+	// What comes before the server knows is given back.
+	err := sub.Drain()
+	p.wait(ctx, func() bool { return !sub.IsValid() })
+	p.wait(ctx, func() bool { return p.told <= 0 })
+	if err = errors.Join(err, p.acks.Unsubscribe()); err != nil && !p.b.nc.IsClosed() {
+		p.b.log.Warn("natsbus: leaving a group", "group", p.group.Name, "error", err)
+	}
+	if p.group.Durable || !p.b.nc.IsConnected() {
+		return
+	}
+	// Without a position nobody misses the consumer, unless another process is in the group.
+	if info, err := p.info(ctx); err != nil || info.Waiting > 0 || info.Unacked > 0 {
+		return
+	}
+	if err := p.b.ask(ctx, "$JS.API.CONSUMER.DELETE."+p.stream.Config.Name+"."+p.consumer, nil, nil); err != nil {
+		p.b.log.Warn("natsbus: a group is left to the server to remove", "group", p.group.Name, "after", groupInactive, "error", err)
+	}
+}
+
+// wait returns when a condition on what mu guards holds, or there is nothing to be expected.
+func (p *groupShare) wait(ctx context.Context, holds func() bool) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for p.b.nc.IsConnected() {
+		p.mu.Lock()
+		through := holds()
+		p.mu.Unlock()
+		if through {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ListenGroup implements driver.Grouper.
+func (b *backend) ListenGroup(ctx context.Context, pattern, group string, sink driver.Sink) (stop func(), err error) {
+	// The server takes queue groups of one name for one, whatever their subjects.
+	return b.listen(ctx, pattern, consumerName(driver.Group{Name: group, Pattern: pattern}), sink)
+}
+
+// RemoveGroup implements driver.Grouper.
+func (b *backend) RemoveGroup(ctx context.Context, name string) error {
+	streams, err := b.Streams(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range streams {
+		err := b.ask(ctx, "$JS.API.CONSUMER.DELETE."+s.Config.Name+"."+name, nil, nil)
+		if err != nil && !isCode(err, codeConsumerNotFound) && !errors.Is(err, driver.ErrNotCaptured) {
+			return err
+		}
+	}
+	return nil
+}
+
+func isCode(err error, code int) bool {
+	var refused *apiError
+	return errors.As(err, &refused) && refused.Code == code
+}
