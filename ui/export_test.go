@@ -2,9 +2,9 @@ package ui
 
 import "time"
 
-// Shorten lets tests wait less. Zero durations stay as they are.
+// Shorten lets tests wait less, or as long as a busy machine takes. Zero durations stay as they are.
 type Shorten struct {
-	Patience, Unattached, Heartbeat, Unseen, Write, OnceMemory, Later, Form time.Duration
+	Patience, Unattached, Heartbeat, Unseen, Write, OnceMemory, Later, Form, Shutdown time.Duration
 }
 
 func (v *App) Shorten(s Shorten) {
@@ -14,6 +14,7 @@ func (v *App) Shorten(s Shorten) {
 	}{
 		{s.Patience, &v.limits.patience}, {s.Unattached, &v.limits.unattached}, {s.Heartbeat, &v.limits.heartbeat},
 		{s.Unseen, &v.limits.unseen}, {s.Write, &v.limits.write}, {s.OnceMemory, &v.limits.onceMemory}, {s.Later, &v.limits.later}, {s.Form, &v.limits.form},
+		{s.Shutdown, &v.limits.shutdown},
 	} {
 		if d.from > 0 {
 			*d.to = d.from

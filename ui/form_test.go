@@ -225,7 +225,7 @@ func TestForm_sentAgainToTheNextServerTakesEffectOnce(t *testing.T) {
 
 func TestForm_refusesWhatIsNotOurs(t *testing.T) {
 	var ran atomic.Int32
-	s := serve(t, ui.Options{MaxBody: 4096, ActionsPerSecond: 5}, ui.Shorten{}, guestbook(&ran))
+	s := serve(t, ui.Options{MaxBody: 4096, ActionsPerSecond: 0.01}, ui.Shorten{}, guestbook(&ran))
 	b := s.browser()
 	_, source := b.get("/book")
 	good := with(form(t, source), "s1", "hello")
@@ -269,7 +269,7 @@ func TestForm_refusesWhatIsNotOurs(t *testing.T) {
 			limited++
 		}
 	}
-	require.Positive(t, limited, "a session's forms are limited")
+	require.Positive(t, limited, "a session's forms are limited") // to one in 100 seconds
 	res, _ = s.browser().submit("/book", good)
 	require.Equal(t, http.StatusSeeOther, res.StatusCode, "and not those of others")
 }
@@ -289,7 +289,7 @@ func TestForm_pagesWithFormsStillTravelLean(t *testing.T) {
 
 func TestForm_aPageThatFailsSaysSo(t *testing.T) {
 	hang := make(chan struct{})
-	s := serve(t, ui.Options{}, ui.Shorten{Form: 20 * time.Millisecond}, func(v *ui.App) {
+	pages := func(v *ui.App) {
 		v.Page("/panics", func(c *ui.Context) { panic("secret") })
 		v.Page("/action", func(c *ui.Context) {
 			c.Action(func() error { panic("secret") })
@@ -299,10 +299,15 @@ func TestForm_aPageThatFailsSaysSo(t *testing.T) {
 			c.Action(func() error { <-hang; return nil })
 			c.View(func() g.Node { return h.P() })
 		})
-	})
-	for path, want := range map[string]int{"/panics": 500, "/action": 422, "/hangs": 503} {
-		res, body := s.browser().submit(path, url.Values{"jitney-act": {"a1"}})
-		require.Equal(t, want, res.StatusCode, path)
+	}
+	s := serve(t, ui.Options{}, ui.Shorten{}, pages)
+	hasty := serve(t, ui.Options{}, ui.Shorten{Form: 20 * time.Millisecond}, pages)
+	for path, test := range map[string]struct {
+		site *site
+		want int
+	}{"/panics": {s, 500}, "/action": {s, 422}, "/hangs": {hasty, 503}} {
+		res, body := test.site.browser().submit(path, url.Values{"jitney-act": {"a1"}})
+		require.Equal(t, test.want, res.StatusCode, path)
 		require.NotContains(t, body, "secret")
 	}
 	close(hang)

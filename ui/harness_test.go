@@ -58,7 +58,11 @@ type site struct {
 	stop func() error // ends Serve and returns what it returned
 }
 
-// serve runs an App on a bus in memory, with a stream for chat.>, until the test ends.
+// patience is how long a test waits for what should come at once: the machine may be busy.
+const patience = time.Minute
+
+// serve runs an App on a bus in memory, with a stream for chat.>, until the test ends. The server has our
+// patience, too, unless a test shortens it: else it would say "running" to whoever wants to read "done".
 func serve(t *testing.T, o ui.Options, short ui.Shorten, setup func(v *ui.App)) *site {
 	t.Helper()
 	s := &site{T: t, app: ui.New(), log: &logbook{}}
@@ -74,6 +78,7 @@ func serve(t *testing.T, o ui.Options, short ui.Shorten, setup func(v *ui.App)) 
 	}
 	o.Logger = slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	s.app.Config(o)
+	s.app.Shorten(ui.Shorten{Patience: patience, Unattached: patience, Write: patience, Shutdown: patience})
 	s.app.Shorten(short)
 	setup(s.app)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -100,7 +105,7 @@ func jsonUnmarshal(text string, into any) error { return json.Unmarshal([]byte(t
 // eventually waits for a condition.
 func (s *site) eventually(condition func() bool, what string) {
 	s.Helper()
-	require.Eventually(s, condition, 10*time.Second, time.Millisecond, what)
+	require.Eventually(s, condition, patience, time.Millisecond, what)
 }
 
 // browser is a user agent with cookies of its own.
@@ -417,19 +422,31 @@ func (d *doc) signal(id string) any {
 // got waits for an event.
 func (st *stream) got(what string, match func(e event) bool) event {
 	st.Helper()
-	var found event
-	st.eventually(func() bool {
-		st.mu.Lock()
-		defer st.mu.Unlock()
-		for _, e := range st.events {
-			if match(e) {
-				found = e
-				return true
-			}
+	var e event
+	st.eventually(func() (found bool) { e, found = st.find(match); return found }, what)
+	return e
+}
+
+// find returns the first event that matches, if it has come.
+func (st *stream) find(match func(e event) bool) (event, bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, e := range st.events {
+		if match(e) {
+			return e, true
 		}
+	}
+	return event{}, false
+}
+
+// over reports whether the stream has ended.
+func (st *stream) over() bool {
+	select {
+	case <-st.ended:
+		return true
+	default:
 		return false
-	}, what)
-	return found
+	}
 }
 
 // answer is what an action is answered.
@@ -446,6 +463,15 @@ func (d *doc) act(action string, s signals) answer {
 	d.Helper()
 	d.n++
 	return d.send(d.n, action, s)
+}
+
+// done sends the document's next action, and asks again, as a browser does, until it is done.
+func (d *doc) done(action string, s signals) answer {
+	d.Helper()
+	d.n++
+	var a answer
+	d.eventually(func() bool { a = d.send(d.n, action, s); return a.Status == "done" }, "it is done")
+	return a
 }
 
 func (d *doc) once(n int) string { return fmt.Sprintf("secret-%s-%d", d.key, n) }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -192,13 +193,21 @@ func TestStream_beatsAndIsClosedWhenNobodySaysToHaveSeenIt(t *testing.T) {
 		var versions map[string]uint64
 		return e.HB && json.Unmarshal(e.V, &versions) == nil && versions[d.tab] == 2
 	})
-	began := time.Now()
+	n, began, seen := 1, time.Now(), time.Now()
 	for time.Since(began) < 1200*time.Millisecond {
-		res, _ := b.post("/_ui/seen", "seen", map[string]any{"w": "worker-1", "s": 1})
+		last := seen
+		seen = time.Now()
+		res, _ := b.post("/_ui/seen", "seen", map[string]any{"w": "worker-1", "s": n})
 		require.Equal(t, http.StatusNoContent, res.StatusCode)
-		require.Equal(t, 1, s.app.Streams())
+		if s.app.Streams() == 0 { // this machine has been too busy to say so
+			require.Greater(t, time.Since(last), 700*time.Millisecond)
+			n++
+			st = b.connect("worker-1", n, d)
+			began, seen = time.Now(), time.Now()
+		}
 	}
 	<-st.ended // now that nobody says so
+	require.Greater(t, time.Since(seen), 700*time.Millisecond)
 }
 
 // connectSlowly opens a stream whose connection takes little at a time, and returns it, with its headers read.
@@ -258,7 +267,7 @@ func TestStream_slowReaderGetsFewFramesAndTheNewest(t *testing.T) {
 
 func TestStream_stuckReaderHarmsNobody(t *testing.T) {
 	big := strings.Repeat("<p>all the same</p>", 20_000)
-	s := serve(t, ui.Options{TabTTL: time.Millisecond}, ui.Shorten{Write: 200 * time.Millisecond, Unattached: time.Minute}, func(v *ui.App) {
+	pages := func(v *ui.App) {
 		v.Page("/big", func(c *ui.Context) {
 			n := 0
 			ui.Subscribe(c, "chat.>", func(message) { n++; c.Sync() })
@@ -267,21 +276,24 @@ func TestStream_stuckReaderHarmsNobody(t *testing.T) {
 			})
 		})
 		chat(v)
-	})
+	}
+	s := serve(t, ui.Options{}, ui.Shorten{Write: time.Hour}, pages)
 	b := s.browser()
-	d := b.open("/big")
-	b.connectSlowly(d)
-
+	b.connectSlowly(b.open("/big"))
 	ann := s.browser().open("/")
 	ann.connect("worker-2", 1, ann)
 	for i := range 10 {
 		text := fmt.Sprint("line ", i)
-		began := time.Now()
 		require.Equal(t, "done", ann.act("a1", signals{"s1": {text, uint64(i + 1)}}).Status)
 		ann.shows(text)
-		require.Less(t, time.Since(began), 2*time.Second)
 	}
-	s.eventually(func() bool { return s.app.Streams() == 1 && s.app.Tabs() == 1 }, "the stuck one is cut off and its tab ends")
+	require.Equal(t, 2, s.app.Streams(), "it is stuck all the time")
+
+	hasty := serve(t, ui.Options{TabTTL: time.Millisecond}, ui.Shorten{Write: 200 * time.Millisecond}, pages)
+	b = hasty.browser()
+	b.connectSlowly(b.open("/big"))
+	require.NoError(t, bus.Publish(t.Context(), hasty.bus, "chat.x", message{}))
+	hasty.eventually(func() bool { return hasty.app.Streams() == 0 && hasty.app.Tabs() == 0 }, "it is cut off and its tab ends")
 }
 
 func TestStream_errorsThatAStuckReaderDidNotTakeAreToldToTheNextOne(t *testing.T) {
@@ -301,10 +313,19 @@ func TestStream_errorsThatAStuckReaderDidNotTakeAreToldToTheNextOne(t *testing.T
 	}
 	b.connectSlowly(docs...)
 	s.eventually(func() bool { return s.app.Streams() == 0 }, "the stuck one is cut off")
-	st := b.connect("worker-1", 2, docs...)
+	streams := []*stream{b.connect("worker-1", 2, docs...)}
 	for _, d := range docs {
 		for i := range 4 {
-			e := st.got("its errors", func(e event) bool { return e.Tab == d.tab && strings.Contains(e.Error, fmt.Sprintf("chat.%d..", i)) })
+			var e event
+			s.eventually(func() bool {
+				if last := streams[len(streams)-1]; last.over() { // this machine was too busy to take them in time
+					streams = append(streams, b.connect("worker-1", last.s+1, docs...))
+				}
+				return slices.ContainsFunc(streams, func(st *stream) (found bool) {
+					e, found = st.find(func(e event) bool { return e.Tab == d.tab && strings.Contains(e.Error, fmt.Sprintf("chat.%d..", i)) })
+					return found
+				})
+			}, "its errors")
 			require.Less(t, len(e.Error), 2100)
 		}
 	}
@@ -346,12 +367,13 @@ func TestSync_busyTabGetsFewerAndNewerFrames(t *testing.T) {
 		})
 	})
 	d := s.browser().open("/")
+	began := time.Now()
 	d.connect("worker-1", 1, d)
 	for range 900 { // fewer than the stream holds, so that none is missed
 		require.NoError(t, s.bus.Publish(context.Background(), "chat.room.Go", []byte(`{"Text":"x"}`)))
 	}
 	d.shows("n=900")
-	require.Less(t, views.Load(), int32(300))
+	require.LessOrEqual(t, int(views.Load()), 3+int(time.Since(began)/(10*time.Millisecond)))
 }
 
 func TestSync_framesKeepAPace(t *testing.T) {
@@ -388,12 +410,11 @@ func TestSync_viewsThatStayTheSameKeepAPace(t *testing.T) {
 	d := s.browser().open("/")
 	d.connect("worker-1", 1, d)
 	began, c := time.Now(), <-page
-	for time.Since(began) < 200*time.Millisecond {
+	for time.Since(began) < 200*time.Millisecond || views.Load() < 3 { // they are rendered all the same
 		c.Sync()
 		runtime.Gosched()
 	}
 	require.LessOrEqual(t, int(views.Load()), 3+int(time.Since(began)/(10*time.Millisecond)))
-	s.eventually(func() bool { return views.Load() > 2 }, "they are rendered all the same")
 }
 
 func TestStream_seatsAsManyTabsAsASessionMayHave(t *testing.T) {

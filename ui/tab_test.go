@@ -34,13 +34,13 @@ func TestTab_hungInItsHandlerHarmsNoOther(t *testing.T) {
 	b := s.browser()
 	bad, good := b.open("/hangs"), b.open("/")
 	b.connect("worker-1", 1, bad, good)
-	good.act("a1", signals{"s1": {"first", 1}})
+	good.done("a1", signals{"s1": {"first", 1}})
 	good.shows("first")
 	s.eventually(hung.Load, "the other tab hangs")
 	require.Equal(t, "running", bad.send(1, "a1", nil).Status)
 	for i := range 20 {
 		text := fmt.Sprint("line ", i)
-		require.Equal(t, "done", good.act("a1", signals{"s1": {text, uint64(i + 2)}}).Status)
+		good.done("a1", signals{"s1": {text, uint64(i + 2)}})
 		good.shows(text)
 	}
 	close(release)
@@ -376,15 +376,15 @@ func (d *doc) all() string {
 func TestOnce_rendersARowOnceForAllTabs(t *testing.T) {
 	var rendered atomic.Int32
 	type row struct {
-		test string
-		n    int
+		run *atomic.Int32 // the memory is that of the process
+		n   int
 	}
 	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
 		v.Page("/", func(c *ui.Context) {
 			c.View(func() g.Node {
 				var rows g.Group
 				for n := range 10 {
-					rows = append(rows, ui.Once(row{t.Name(), n}, func() g.Node {
+					rows = append(rows, ui.Once(row{&rendered, n}, func() g.Node {
 						rendered.Add(1)
 						return h.Li(g.Textf("row %d <", n))
 					}))
