@@ -108,7 +108,7 @@ type StreamLister interface {
 	Streams(ctx context.Context) ([]StreamInfo, error)
 }
 
-// Remover is implemented by buses that can remove what they keep.
+// Remover is implemented by buses that can remove what they keep; what the backend can't is ErrUnsupported.
 type Remover interface {
 	// RemoveStream deletes a stream and all that it holds. Subscriptions that receive from
 	// it end with ErrStreamChanged. It is ErrNoStream when there is none of that name.

@@ -27,9 +27,6 @@ type Backend interface {
 	// processes; ErrStreamOverlap when another stream got there first.
 	Ensure(ctx context.Context, cfg bus.StreamConfig) error
 
-	// Remove deletes the stream and ends its tails. It is ErrNotCaptured when there is none.
-	Remove(ctx context.Context, stream string) error
-
 	// Append stores a message, first looking at its ID, then at what it expects
 	// (ErrConflict). It returns when the message is stored and the stream's limits let it
 	// stand, or ErrNotCaptured when the stream doesn't capture the subject any more. p.Data is the
@@ -67,6 +64,12 @@ type Backend interface {
 
 	// Close releases everything. It comes last, once, when no other call runs.
 	Close() error
+}
+
+// Remover is a Backend that can delete streams.
+type Remover interface {
+	// Remove deletes a stream and ends its tails. It is ErrNotCaptured when there is none.
+	Remove(ctx context.Context, stream string) error
 }
 
 // Limits is what a backend can take.

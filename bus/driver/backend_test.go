@@ -149,8 +149,6 @@ func (s *scripted) Tail(_ context.Context, st driver.Stream, after uint64, sink 
 
 func (s *scripted) Close() error { s.closed = true; return nil }
 
-func (s *scripted) Remove(context.Context, string) error { return nil }
-
 func (s *scripted) Ensure(ctx context.Context, _ bus.StreamConfig) error {
 	return s.enter(ctx, "Ensure")
 }

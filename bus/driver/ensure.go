@@ -169,7 +169,11 @@ func (b *Bus) removeStream(ctx context.Context, name string) error {
 	case <-ctx.Done():
 		return cause(ctx, ctx.Err())
 	}
-	err = b.backend.Remove(ctx, name)
+	remover, ok := b.backend.(Remover)
+	if !ok {
+		return bus.ErrUnsupported
+	}
+	err = remover.Remove(ctx, name)
 	if errors.Is(err, ErrNotCaptured) {
 		err = bus.ErrNoStream
 	}

@@ -148,7 +148,7 @@ func (b *backend) Ensure(ctx context.Context, cfg bus.StreamConfig) error {
 	}
 }
 
-// Remove implements driver.Backend.
+// Remove implements driver.Remover.
 func (b *backend) Remove(ctx context.Context, name string) error {
 	err := b.ask(ctx, "$JS.API.STREAM.DELETE."+name, nil, nil)
 	b.mu.Lock()
