@@ -330,6 +330,17 @@ func TestSubscribe_readsAgainWhatFailedAndTellsOnce(t *testing.T) {
 	r.want(t, "unavailable", "1", "2")
 }
 
+func TestSubscribe_readsTheStoreWhereTheFeedLagsBehindIt(t *testing.T) {
+	var s scripted
+	b := open(t, &s)
+	_, _ = read(t, b)
+	s.store("1", "2")
+	s.tell(1, 0) // 2 has yet to come
+	r, _ := read(t, b, bus.All())
+	r.want(t, "1", "2")
+	require.Empty(t, r.events)
+}
+
 func TestSubscribe_onlyNewStartsAtTheStoresEndNotAtTheFeeds(t *testing.T) {
 	var s scripted
 	b := open(t, &s)

@@ -383,7 +383,7 @@ func messageSize(m *bus.Message) int {
 func (f *feed) fromRing(epoch string, q Query) (Batch, bool) {
 	f.mu.Lock()
 	ring, after, head := f.ring, f.ringAfter, f.head
-	usable := f.epoch == epoch && q.After >= after
+	usable := f.epoch == epoch && q.After >= after && q.After < head // the store may be ahead of the feed
 	f.mu.Unlock()
 	if !usable {
 		return Batch{}, false
