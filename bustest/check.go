@@ -29,6 +29,9 @@ type Check struct {
 
 	// process: the check runs this program again, which a bubble and Examine can't.
 	process bool
+
+	// rounds is how often the check repeats what is left to chance, unless Harness.Rounds says; 0: it doesn't.
+	rounds int
 }
 
 // Checks returns the suite's table, in the order in which it runs.
@@ -36,7 +39,7 @@ func Checks() []Check {
 	return slices.Concat(
 		subjectChecks, deliveryChecks, orderChecks, isolationChecks, handlerChecks,
 		endingChecks, closeChecks, streamChecks, storeChecks, replayChecks, handoverChecks,
-		gapChecks, durableChecks, errorChecks, claimChecks,
+		gapChecks, durableChecks, crashChecks, errorChecks, claimChecks,
 	)
 }
 
@@ -242,6 +245,14 @@ func (c *C) contain() {
 		stack := make([]byte, 16<<10)
 		c.Errorf("panic: %v\n%s", p, stack[:runtime.Stack(stack, false)])
 	}
+}
+
+// rounds is how often the check repeats what is left to chance.
+func (c *C) rounds() int {
+	if c.h.Rounds > 0 {
+		return c.h.Rounds
+	}
+	return c.check.rounds
 }
 
 // publish publishes text and fails the check if that fails.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -81,6 +83,10 @@ type Harness struct {
 	// Examine ignores it.
 	Bubble bool
 
+	// Rounds is how often the checks of crashes and faults repeat what is left to chance.
+	// 0: as $BUSTEST_ROUNDS says, otherwise a few times.
+	Rounds int
+
 	// Seed makes the random choices of the checks repeatable: a failure prints its seed.
 	// 0: a new one.
 	Seed uint64
@@ -95,6 +101,7 @@ const (
 	defaultPatience     = 10 * time.Second
 	defaultSettle       = 100 * time.Millisecond
 	defaultBubbleSettle = time.Hour
+	roundsVariable      = "BUSTEST_ROUNDS"
 )
 
 // fault says what is wrong with the harness itself.
@@ -171,6 +178,9 @@ func (h Harness) withDefaults(bubble bool) Harness {
 		if bubble {
 			h.Settle = defaultBubbleSettle
 		}
+	}
+	if h.Rounds == 0 {
+		h.Rounds, _ = strconv.Atoi(os.Getenv(roundsVariable)) // what is no number counts as none
 	}
 	if h.Seed == 0 {
 		h.Seed = newSeed()

@@ -179,6 +179,9 @@ var mutants = []mutant{
 	{bug: "seqReset", check: "CursorGrows"},
 	{bug: "noLock", check: "SecondOpen"},
 	{bug: "ackBeforeWrite", check: "Kill", child: true, said: "is missing"},
+	{bug: "idsForgotten", check: "Kill", child: true, said: "was stored again"},
+	{bug: "resumeRepeats", check: "KillResume", child: true, said: "should be"},
+	{bug: "lockInProcess", check: "LockedElsewhere", child: true, said: "want ErrLocked"},
 
 	{bug: "payloadInErr", check: "ErrorText"},
 	{bug: "bareText", check: "ErrorText"},

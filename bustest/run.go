@@ -113,7 +113,7 @@ func (h *Harness) run(check Check, child func(...string) *exec.Cmd) Result {
 
 	// Every wait inside a check is bounded by Patience, so this is for a call that doesn't
 	// return at all.
-	watchdog := time.NewTimer(2*h.Patience + 20*h.Settle)
+	watchdog := time.NewTimer((2*h.Patience + 20*h.Settle) * time.Duration(max(1, c.rounds())))
 	defer watchdog.Stop()
 	select {
 	case <-cleaned:

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"reflect"
 	"slices"
 	"strings"
@@ -59,6 +60,7 @@ type Bus struct {
 	kept     map[string]*place // of the bug groupRemembers
 	created  int               // subscriptions
 	log      *log
+	locked   net.Listener
 }
 
 // Open opens a bus.

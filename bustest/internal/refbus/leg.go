@@ -39,7 +39,7 @@ func (l *leg) seek(s *subscription, start bus.Start) {
 		l.pos = st.lost
 	case bus.StartAfter:
 		l.pos = start.Cursor.Sequence()
-		if s.b.bug("inclusive") {
+		if s.b.bug("inclusive") || s.b.bug("resumeRepeats") && st.restored {
 			l.pos--
 		}
 		if start.Cursor.Epoch() != st.epoch && !s.b.bug("epochIgnored") {

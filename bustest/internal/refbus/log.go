@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -24,6 +23,7 @@ type line struct {
 	Epoch   string            `json:",omitempty"`
 	Stream  string            `json:",omitempty"`
 	Seq     uint64            `json:",omitempty"`
+	ID      string            `json:",omitempty"`
 	Message *bus.Message      `json:",omitempty"`
 	Group   string            `json:",omitempty"` // durable; made on Stream at Seq, or
 	Pattern string            `json:",omitempty"`
@@ -51,14 +51,20 @@ func (l *log) write(v line) error {
 	return err
 }
 
-// openDirs locks directories within the process, which is all that the suite needs.
-var openDirs sync.Map
-
-// load reads the log, if there is one, and opens it for what comes.
+// load takes the directory and reads the log, if there is one.
 func (b *Bus) load() error {
-	if _, taken := openDirs.LoadOrStore(b.cfg.Dir, true); taken && !b.bug("noLock") {
-		return bus.ErrLocked
+	if err := b.lock(); err != nil {
+		return err
 	}
+	err := b.read()
+	if err != nil {
+		b.unlock()
+	}
+	return err
+}
+
+// read reads the log and opens it for what comes.
+func (b *Bus) read() error {
 	path := filepath.Join(b.cfg.Dir, "log")
 	flags := os.O_RDWR | os.O_CREATE | os.O_APPEND
 	if b.bug("noPersist") {
@@ -125,7 +131,11 @@ func (b *Bus) restore(v line) {
 			}
 			v.Message.Data = slices.Clip(v.Message.Data)
 			st.msgs = append(st.msgs, v.Message)
+			if !b.bug("idsForgotten") {
+				st.rememberID(v.ID, v.Message)
+			}
 			st.trim(b)
+			st.restored = true
 		}
 	}
 }
@@ -141,5 +151,5 @@ func (b *Bus) unload() {
 	if err := b.log.file.Close(); err != nil {
 		b.o.Logger.Error("refbus: close", "error", err)
 	}
-	openDirs.Delete(b.cfg.Dir)
+	b.unlock()
 }

@@ -20,7 +20,8 @@ type stream struct {
 	msgs  []*bus.Message
 	ids   map[string]remembered
 
-	ageless bool // of the bug neverExpire
+	ageless  bool // of the bug neverExpire
+	restored bool // of the bug resumeRepeats
 }
 
 type remembered struct {
@@ -68,7 +69,7 @@ func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
 		}
 		if last != o.ExpectLast && !b.bug("expectIgnored") {
 			if b.bug("conflictStores") {
-				return errors.Join(bus.ErrConflict, b.keep(st, m))
+				return errors.Join(bus.ErrConflict, b.keep(st, m, ""))
 			}
 			if b.bug("refusedDelivered") {
 				return errors.Join(bus.ErrConflict, b.send(context.Background(), m))
@@ -80,35 +81,40 @@ func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
 		time.AfterFunc(2*time.Millisecond, func() {
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			_ = b.keep(st, m) // a mutant's
+			_ = b.keep(st, m, o.MessageID) // a mutant's
 		})
-	} else if err := b.keep(st, m); err != nil {
+	} else if err := b.keep(st, m, o.MessageID); err != nil {
 		return err
 	}
 	if b.bug("spanTwice") {
 		return b.send(context.Background(), m)
 	}
-	if o.MessageID != "" {
-		window := st.cfg.Duplicates
-		if window == 0 {
-			window = defaultDuplicates
-		}
-		st.ids[o.MessageID] = remembered{m.Cursor, time.Now().Add(window)}
-	}
+	st.rememberID(o.MessageID, m)
 	if o.Receipt != nil {
 		*o.Receipt = bus.Receipt{Cursor: m.Cursor}
 	}
 	return nil
 }
 
+// rememberID keeps a message from being stored again under its ID.
+func (st *stream) rememberID(id string, m *bus.Message) {
+	window := st.cfg.Duplicates
+	if window == 0 {
+		window = defaultDuplicates
+	}
+	if id != "" {
+		st.ids[id] = remembered{m.Cursor, m.Time.Add(window)}
+	}
+}
+
 // keep gives a message its place and lets the subscriptions see it.
-func (b *Bus) keep(st *stream, m *bus.Message) error {
+func (b *Bus) keep(st *stream, m *bus.Message, id string) error {
 	st.seq++
 	if b.cfg.Gaps {
 		st.seq += rand.Uint64N(5)
 	}
 	m.Cursor, m.Time = st.cursor(st.seq), time.Now()
-	if err := b.write(line{Stream: st.cfg.Name, Message: m, Seq: st.seq}); err != nil {
+	if err := b.write(line{Stream: st.cfg.Name, Message: m, Seq: st.seq, ID: id}); err != nil {
 		return err
 	}
 	st.msgs = append(st.msgs, m)
