@@ -19,9 +19,10 @@ func (b *tab) name() string {
 func (b *tab) waitHere(want ...string) {
 	b.t.Helper()
 	var got []string
+	var err error
 	eventually(b.t, fmt.Sprint("who is here: ", want), func() bool {
-		got = eval[[]string](b, "[...document.querySelectorAll('.here li')].map(l => l.textContent)")
-		if len(got) != len(want) {
+		got, err = try[[]string](b, "[...document.querySelectorAll('.here li')].map(l => l.textContent)")
+		if err != nil || len(got) != len(want) {
 			return false
 		}
 		for _, w := range want {
@@ -30,7 +31,7 @@ func (b *tab) waitHere(want ...string) {
 			}
 		}
 		return true
-	}, func() string { return fmt.Sprintf("and not %q", got) })
+	}, func() string { return fmt.Sprintf("and not %q %v", got, err) })
 }
 
 func TestChat_theNameSurvivesAReload(t *testing.T) {
@@ -149,8 +150,11 @@ func TestChat_timesAreThoseOfTheReader(t *testing.T) {
 		ann.enterChat(c)
 		ann.say("when?")
 		ann.waitFor("document.querySelector('.log article[id] time')")
-		shown := "document.querySelector('.log time').textContent === new Intl.DateTimeFormat([], {timeStyle: 'short', timeZone: 'Asia/Kolkata'})" +
-			".format(new Date(document.querySelector('.log time').dateTime))"
+		shown := `(time => {
+			const format = o => new Intl.DateTimeFormat([], {...o, timeZone: 'Asia/Kolkata'}), day = format({dateStyle: 'short'});
+			const at = new Date(time.dateTime), want = format({timeStyle: 'short'}).format(at);
+			return time.textContent === want || day.format(at) !== day.format() && time.textContent.endsWith(want); // it is midnight
+		})(document.querySelector('.log time'))`
 		require.True(t, eval[bool](ann, shown))
 		ann.do(chromedp.Reload())
 		ann.waitOpen()
@@ -175,7 +179,7 @@ func TestChat_theCornerTellsTheBusAndTheTime(t *testing.T) {
 		t.Logf("%s: p50 %.1f ms, max %.1f ms", want, p50, most)
 		require.Positive(t, p50)
 		require.GreaterOrEqual(t, most, p50)
-		require.Less(t, most, 5000.0)
+		require.Less(t, most, float64(patience.Milliseconds())) // on a busy machine; it is in milliseconds
 		ann.picture("corner-" + c.name)
 	})
 }
@@ -216,8 +220,8 @@ func TestChat_twoProcessesOnOneServer(t *testing.T) {
 	}
 	require.ElementsMatch(t, []string{"before", "hello", "hi"}, ann.lines())
 	require.Equal(t, ann.lines(), bob.lines())
-	two.kill()
 	bob.mayBeOffline()
+	two.kill()
 	ann.waitHere(ann.name())
 }
 
@@ -227,6 +231,7 @@ func TestChat_axeHasNothingToSay(t *testing.T) {
 		ann, bob := newPerson(t), newPerson(t)
 		ann.mayBeOffline()
 		ann.enterChat(c)
+		bob.mayBeOffline()
 		bob.enterChat(c)
 		ann.accessible(source)
 		bob.click("#room-Rust")

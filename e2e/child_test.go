@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os/exec"
@@ -62,13 +63,17 @@ func (o *output) String() string {
 	return o.buf.String()
 }
 
-// freeAddress returns a loopback address that nobody listens on.
+// freeAddress returns a loopback address that nobody listens on. Its port is below those that systems give to
+// whoever dials, so that it is still free when a server starts there, for the first time or again.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
+	var address string
+	eventually(t, "a free port", func() bool {
+		address = fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000))
+		l, err := net.Listen("tcp", address)
+		return err == nil && l.Close() == nil
+	})
+	return address
 }
 
 // startExample starts an example on a free port and waits until it serves.

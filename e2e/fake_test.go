@@ -30,7 +30,8 @@ type fake struct {
 	text    string // the view as it was sent last
 	version int
 	streams []*fakeStream // all that were opened
-	posts   []post        // all, but for those of seen
+	posts   []post        // all, but for those of seen,
+	seen    int           // which are these
 	answer  func(p post) (status int, answer any)
 	hop     http.Handler // answers in place of the fake if set
 	away    int
@@ -131,12 +132,12 @@ func (f *fake) serveDocument(w http.ResponseWriter) {
 
 func (f *fake) serveStream(w http.ResponseWriter, r *http.Request) {
 	s := &fakeStream{query: r.URL.Query(), events: make(chan string, 100), done: r.Context().Done()}
+	f.mu.Lock()
+	f.streams = append(f.streams, s) // before the browser knows that it stands
+	f.mu.Unlock()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.WriteHeader(http.StatusOK)
 	http.NewResponseController(w).Flush()
-	f.mu.Lock()
-	f.streams = append(f.streams, s)
-	f.mu.Unlock()
 	for {
 		select {
 		case <-s.done:
@@ -157,6 +158,9 @@ func (f *fake) servePost(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == "/_ui/seen" {
+		f.mu.Lock()
+		f.seen++
+		f.mu.Unlock()
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
@@ -228,6 +232,13 @@ func (f *fake) streamCount() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.streams)
+}
+
+// seenCount returns how many heartbeats the browser has answered.
+func (f *fake) seenCount() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seen
 }
 
 func (f *fake) lastStream() *fakeStream {

@@ -65,6 +65,27 @@ func TestFrame_whatDoesntFitIsAskedForAgain(t *testing.T) {
 	}
 }
 
+// TestFrame_whatWasUnderWayIsNoReasonToAskAgain plays the worker, whose stream goes on until it has heard that a frame
+// didn't fit.
+func TestFrame_whatWasUnderWayIsNoReasonToAskAgain(t *testing.T) {
+	f := &fake{t: t}
+	f.serve()
+	b := newPerson(t)
+	b.beforeLoad(`{
+		const {port1, port2} = new MessageChannel(), asked = window.asked = [];
+		window.SharedWorker = function () { return {port: port1} };
+		window.say = (v, more) => port2.postMessage({event: {tab: 'TAB1', v, title: 'v' + v, ...more}});
+		port2.onmessage = ({data}) => data.resync && asked.push(data);
+	}`)
+	b.open(f.srv.URL)
+	b.js("say(1, {html: '<p>one</p>'}); for (let v = 3; v < 20; v++) say(v, {base: v - 1, edits: []}); say(20, {html: '<p>two</p>'})")
+	b.waitText("p", "two")
+	require.Equal(t, 1, eval[int](b, "asked.length"))
+	b.js("say(22, {base: 21, edits: []}); say(23, {html: '<p>three</p>'})")
+	b.waitText("p", "three")
+	require.Equal(t, 2, eval[int](b, "asked.length"))
+}
+
 func TestField_belongsToTheHandsOnIt(t *testing.T) {
 	f, b := newFake(t, `<input id="in" data-bind="s1"><input id="twin" data-bind="s1"><input id="tick" type="checkbox" data-bind="s2">`,
 		map[string]any{"s1": "", "s2": false})
@@ -124,8 +145,12 @@ func TestAction_setsSignalsBeforeItIsSent(t *testing.T) {
 
 func TestAction_inputIsDebounced(t *testing.T) {
 	f, b := newFake(t, `<input id="in" data-bind="s1" data-on-input="a1" data-debounce="200">`, map[string]any{"s1": ""})
+	b.js(heldTimers)
 	b.focus("#in")
 	b.typeText("search")
+	require.Equal(t, []int{200}, eval[[]int](b, "heldTimers()"), "the ones before are over")
+	require.Empty(t, f.posted("act"))
+	b.js("releaseTimers()")
 	acts := f.waitPosts("act", 1)
 	require.Equal(t, "search", acts[0].Signals["s1"][0])
 }
@@ -172,22 +197,31 @@ func TestAction_thatRunsOnIsWaitedFor(t *testing.T) {
 		}
 		return http.StatusOK, f.ok(p)
 	})
+	b.js(heldTimers)
 	b.focus("#in")
 	b.typeText("one\r")
-	b.waitFor("performance.getEntriesByType('resource').some(e => e.name.endsWith('/act') && e.responseEnd)")
+	again := "heldTimers().some(ms => ms > 1000 && ms < 8000)"
+	b.waitFor(again)
 	b.typeText("two\r")
 	b.waitFor("document.documentElement.dataset.uiPending === '2'")
 	require.Len(t, f.posted("act"), 1)
+	b.js("releaseTimers()")
+	require.Equal(t, 1, f.waitPosts("act", 2)[1].N, "it asks after a while")
+	b.waitFor(again)
 	f.send(map[string]any{"tab": f.tab, "done": 1})
-	acts := f.waitPosts("act", 2)
-	require.Equal(t, "two", acts[1].Signals["s1"][0])
+	acts := f.waitPosts("act", 3)
+	require.Equal(t, "two", acts[2].Signals["s1"][0])
 }
 
 func TestAction_thatIsRefusedGivesTheTextBack(t *testing.T) {
 	f, b := newFake(t, sayForm, map[string]any{"s1": ""})
 	b.mayBeOffline()
+	typed := make(chan struct{})
 	f.answers(func(p post) (int, any) {
-		if p.N == 3 {
+		switch p.N {
+		case 2:
+			<-typed
+		case 3:
 			return http.StatusRequestEntityTooLarge, "too large"
 		}
 		return http.StatusOK, map[string]any{"tab": p.Tab, "n": p.N, "status": "done", "error": "no <such> room"}
@@ -199,7 +233,7 @@ func TestAction_thatIsRefusedGivesTheTextBack(t *testing.T) {
 	require.Equal(t, "in", eval[string](b, "document.activeElement.id"))
 
 	b.typeText(" you\rnext")
-	f.waitPosts("act", 2)
+	close(typed)
 	b.waitText("#jitney-alerts", "hello you") // the field has been touched: the text is in the alert
 	b.click("[role=alert] button")
 	require.Equal(t, "in", eval[string](b, "document.activeElement.id"))
@@ -326,20 +360,26 @@ func TestConnection_lossIsShownAfterASecondAndHealsItself(t *testing.T) {
 	f, b := newFake(t, sayForm, map[string]any{"s1": ""})
 	b.mayBeOffline()
 	f.showIn(b, sayForm+"<p>one</p>")
+	b.js(`window.told = [];
+		const html = document.documentElement, status = document.getElementById('jitney-status');
+		const note = what => told.at(-1)?.what !== what && told.push({what, at: performance.now()});
+		new MutationObserver(() => note(html.dataset.ui)).observe(html, {attributeFilter: ['data-ui']});
+		new MutationObserver(() => note(status.textContent)).observe(status, {childList: true})`)
 	f.goAway()
 	b.waitFor("document.documentElement.dataset.ui === 'lost'")
-	require.Empty(t, eval[string](b, "document.getElementById('jitney-status').textContent"))
 	b.focus("#in")
 	b.typeText("offline\r")
 	b.waitText("#jitney-status", "No connection to the server.")
 	b.waitText("#jitney-status", "is sent then")
+	require.Equal(t, "lost", eval[string](b, "told[0].what"))
+	require.Greater(t, eval[float64](b, "told[1].at - told[0].at"), 990.0)
 	require.Zero(t, f.actsAway(), "what is not sent doesn't age")
 	f.comeBack()
 	b.waitFor("document.documentElement.dataset.ui === 'open'")
 	require.Equal(t, "offline", f.waitPosts("act", 1)[0].Signals["s1"][0])
 	require.Regexp(t, `^TAB1\.\w+\.1$`, f.lastStream().query.Get("t"), "it goes on from the version that it has")
-	b.waitText("#jitney-status", "Connected again.")
-	b.waitFor("document.getElementById('jitney-status').textContent === ''")
+	b.waitFor("told.at(-1).what === '' && told.at(-2).what === 'Connected again.'") // which goes away by itself
+	require.Greater(t, eval[float64](b, "told.at(-1).at - told.at(-2).at"), 2000.0)
 }
 
 func TestConnection_aServerThatGoesAwaySaysWhen(t *testing.T) {
@@ -407,19 +447,45 @@ func TestConnection_tabsShareOneStream(t *testing.T) {
 	eventually(t, "a stream of one tab", func() bool { return len(f.lastStream().query["t"]) == 1 })
 }
 
-// fasterClock lets the clock and the timers of intervals of a page run fifty times as fast.
+// fasterClock lets the clock and the timers of intervals of a page run fifty times as fast, until realTime is called.
 const fasterClock = `(() => {
 	const began = Date.now(), real = Date.now.bind(Date), every = setInterval;
-	Date.now = () => began + (real() - began) * 50;
+	const fast = Date.now = () => began + (real() - began) * 50;
 	window.setInterval = (f, ms) => every(f, ms / 50);
+	window.realTime = () => {
+		const ahead = fast() - real();
+		Date.now = () => real() + ahead;
+	};
 })()`
+
+// heldTimers holds the timers of a page that are set from now on for a tenth of a second or longer, until
+// releaseTimers is called.
+const heldTimers = `{
+	const set = setTimeout, clear = clearTimeout, held = new Map();
+	let n = 0;
+	window.setTimeout = (f, ms, ...args) => ms >= 100 ? (held.set(--n, [f, ms, args]), n) : set(f, ms, ...args);
+	window.clearTimeout = id => held.delete(id) || clear(id);
+	window.heldTimers = () => [...held.values()].map(([, ms]) => ms);
+	window.releaseTimers = () => {
+		const all = [...held.values()];
+		held.clear();
+		all.forEach(([f, , args]) => f(...args));
+	};
+}`
 
 func TestConnection_aWorkerThatHangsIsReplaced(t *testing.T) {
 	f := &fake{t: t, body: "<p>x</p>"}
 	f.serve()
 	b := newPerson(t)
 	b.beforeLoad(fasterClock)
-	b.beforeLoad("{ const Real = SharedWorker; window.SharedWorker = function (url, o) { return o.name === 'jitney 0' ? {port: new MessageChannel().port1} : new Real(url, o) } }")
+	b.beforeLoad(`{
+		const Real = SharedWorker;
+		window.SharedWorker = function (url, o) {
+			if (o.name === 'jitney 0') return {port: new MessageChannel().port1};
+			realTime(); // this one may take its time to start
+			return new Real(url, o);
+		};
+	}`)
 	b.open(f.srv.URL)
 	b.waitFor("document.documentElement.dataset.ui === 'open'")
 }
@@ -479,10 +545,22 @@ func TestFrame_movesTheFocus(t *testing.T) {
 func TestFrame_aFloodIsShownWithoutWorkingItOff(t *testing.T) {
 	f, b := newFake(t, "", nil)
 	b.js("window.changes = 0; new MutationObserver(() => changes++).observe(document.getElementById('jitney-root'), {subtree: true, childList: true, characterData: true})")
+	// The page is busy until its worker has taken all of them in, which it says after a heartbeat.
+	busy, free := make(chan struct{}), make(chan struct{})
+	f.answers(func(post) (int, any) {
+		close(busy)
+		<-free
+		return http.StatusOK, map[string]any{}
+	})
+	b.js("setTimeout(() => { const r = new XMLHttpRequest(); r.open('POST', '/', false); r.setRequestHeader('Content-Type', 'application/json'); r.setRequestHeader('X-Jitney', 'act'); r.send('{}') })")
+	<-busy
 	row := strings.Repeat(`<div><p class="x">text</p><p>more</p></div>`, 2000)
 	for i := range 200 {
 		f.show(fmt.Sprintf("<h1>%d</h1>%s<p>%d</p>", i, row, i))
 	}
+	f.send(map[string]any{"hb": true})
+	eventually(t, "the worker's word", func() bool { return f.seenCount() == 1 })
+	close(free)
 	b.waitText("h1", "199")
 	require.Less(t, eval[int](b, "changes"), 150)
 }

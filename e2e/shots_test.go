@@ -79,9 +79,10 @@ const contrastJS = `(() => {
 func TestChat_looksRightEverywhere(t *testing.T) {
 	c := startExample(t, chatroom, "-data", t.TempDir())
 	ann, bob := newPerson(t), newPerson(t)
-	ann.mayBeOffline()
-	ann.enterChat(c)
-	bob.enterChat(c)
+	for _, b := range []*tab{ann, bob} {
+		b.mayBeOffline()
+		b.enterChat(c)
+	}
 	for _, l := range looks {
 		ann.look(l.width, l.height, l.scheme)
 		ann.fits()

@@ -282,6 +282,7 @@
 
   let text = null, version = page.v || 0; // the view as the server sent it; a document starts without
   let fresh = false, title = '', focus = '', pushed = {}, rendering = 0;
+  let unfit = false; // the whole view was asked for and hasn't come yet
 
   function take(ev) {
     if (ev.tab !== tab) return; // said to a tab that we were
@@ -292,7 +293,10 @@
       return settle(queue[0], ev.error);
     }
     if (ev.v === undefined) return ev.error && complain(ev.error);
-    if (ev.html !== undefined) text = ev.html;
+    if (ev.html !== undefined) {
+      text = ev.html;
+      unfit = false;
+    } else if (unfit) return; // it was under way already, and is no reason to ask again
     else if (ev.base !== version) return again();
     else if (ev.edits?.length) {
       const next = text === null ? null : splice(text, ev.edits);
@@ -308,6 +312,7 @@
   }
 
   function again() {
+    unfit = true;
     version = 0;
     text = null;
     send({resync: true});
@@ -420,6 +425,7 @@
       a.tries = 0;
     }
     text = answer.html;
+    unfit = false;
     version = answer.v || 0;
     fresh = text !== '';
     pushed = answer.signals || {};
