@@ -154,8 +154,8 @@ var ErrEpoch = errors.New("the stream has another epoch")
 type Config struct {
 	bus.OpenOptions
 
-	// Sole says that nobody but this bus uses what the backend holds, so that the driver can share
-	// messages in groups by itself. Volatile adds that streams end with the bus, so that it can keep
+	// Sole says that nobody but this bus uses what the backend holds, so that the driver needn't ask where
+	// a stream ends, and can share messages in groups by itself. Volatile adds that streams end with the bus, so that it can keep
 	// the positions of durable groups, too. A Grouper needs neither.
 	Sole, Volatile bool
 

@@ -290,11 +290,21 @@ func (s *subscription) connectStream(ctx context.Context, name string, start *bu
 
 // position makes a leg that stands where start says.
 func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) (*leg, error) {
+	stream := *f.config.Load()
+	if start.Kind == bus.StartNew && s.b.sole {
+		// Nobody else stores anything, so what is stored at the call has been acknowledged to us or comes from the feed.
+		f.mu.Lock()
+		epoch, last := f.epoch, f.head
+		f.mu.Unlock()
+		stream.Epoch = epoch
+		last = max(last, s.b.ackedOf(stream).Load())
+		return &leg{sub: s, feed: f, epoch: epoch, from: last, began: cursorOrZero(epoch, last)}, nil
+	}
 	st, err := f.states.get(ctx)
 	if err != nil {
 		return nil, err
 	}
-	stream := *f.config.Load()
+	stream = *f.config.Load()
 	if st.Epoch != stream.Epoch {
 		return nil, ErrEpoch
 	}

@@ -179,7 +179,7 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 	if err := b.health(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	d, err := driver.New(ctx, b, driver.Config{OpenOptions: o})
+	d, err := driver.New(ctx, b, driver.Config{OpenOptions: o, Sole: !shared})
 	if err != nil {
 		return nil, err
 	}
