@@ -203,6 +203,7 @@ type OpenOptions struct {
 	ErrorHook ErrorHook    // nil: problems are logged
 
 	Propagator Propagator // nil: traces aren't carried
+	Metrics    Metrics    // nil: nobody is told
 }
 
 // NewOpenOptions adds up opts.

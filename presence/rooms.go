@@ -96,7 +96,7 @@ type Rooms struct {
 	told   map[string]time.Time // when a kind of problem was logged
 }
 
-// Open returns the rooms whose subjects are prefix, a dot, and the room's name as [Token]
+// Open returns the rooms whose subjects are prefix, a dot, and the room's name as [bus.EscapeToken]
 // makes it. Every process that shares them uses the same prefix. ctx bounds the call.
 //
 // Errors: bus.ErrBadSubject when prefix isn't the start of a subject, [ErrCaptured] when a stream
@@ -134,7 +134,7 @@ func (rs *Rooms) checkUncaptured(ctx context.Context, subject string) error {
 	return err
 }
 
-// Join makes m a member of the room, which may have any name (its [Token] and the prefix are at
+// Join makes m a member of the room, which may have any name (its [bus.EscapeToken] and the prefix are at
 // most 254 bytes), until ctx ends or Leave is called. The list has m at once,
 // and whoever else is here in a moment: changed is called then.
 //
@@ -166,7 +166,7 @@ func (rs *Rooms) Watch(ctx context.Context, room string, changed func()) (*Visit
 }
 
 func (rs *Rooms) enter(ctx context.Context, name string, m Member, changed func()) (*Visit, error) {
-	subject := rs.prefix + "." + Token(name)
+	subject := rs.prefix + "." + bus.EscapeToken(name)
 	if err := bus.CheckSubject(subject); err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ type Bus struct {
 	hooks    *hookQueue
 	limits   Limits
 	traces   bus.Propagator // nil: not carried
+	metrics  bus.Metrics    // nil: nobody is told
 
 	table   atomic.Pointer[table]
 	refresh share[*table]
@@ -70,6 +71,7 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 		hooks:     newHookQueue(cfg.ErrorHook, cfg.Logger),
 		limits:    backend.Limits(),
 		traces:    cfg.Propagator,
+		metrics:   cfg.Metrics,
 		ensure:    make(chan struct{}, 1),
 		subs:      map[*subscription]struct{}{},
 		feeds:     map[string]*feed{},
@@ -170,10 +172,24 @@ func cause(ctx context.Context, err error) error {
 
 // Publish implements bus.Bus.
 func (b *Bus) Publish(ctx context.Context, subject string, data []byte, opts ...bus.PublishOption) error {
-	if err := b.publish(ctx, subject, data, opts); err != nil {
-		return fmt.Errorf("bus: publish %.80q: %w", subject, err)
+	if b.metrics == nil {
+		return wrapPublish(subject, b.publish(ctx, subject, data, opts))
 	}
-	return nil
+	began := time.Now()
+	err := wrapPublish(subject, b.publish(ctx, subject, data, opts))
+	stream := ""
+	if s, captured := b.table.Load().captures(subject); captured {
+		stream = s.Config.Name
+	}
+	b.metrics.Published(stream, len(data), time.Since(began), err)
+	return err
+}
+
+func wrapPublish(subject string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("bus: publish %.80q: %w", subject, err)
 }
 
 func (b *Bus) publish(ctx context.Context, subject string, data []byte, opts []bus.PublishOption) error {

@@ -61,7 +61,12 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 			}
 			s.mu.Lock()
 			s.standing = true
+			s.counted = b.metrics != nil && !s.ended
+			counted := s.counted
 			s.mu.Unlock()
+			if counted {
+				b.metrics.Subscriptions(+1)
+			}
 			return s, nil
 		}
 		again := errors.Is(err, errEnded) || errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||

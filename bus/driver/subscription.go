@@ -52,6 +52,7 @@ type subscription struct {
 	waiting  bool // the gate knows that something waits
 	caught   bool // caughtUp is closed
 	standing bool // Subscribe has returned it
+	counted  bool // in the metrics
 	ended    bool
 	over     bool // done is closed, or about to be
 	err      error
@@ -110,6 +111,9 @@ func (s *subscription) step() bool {
 	if notices := s.noticesLocked(); len(notices) > 0 {
 		s.mu.Unlock()
 		for _, err := range notices {
+			if slow, ok := err.(*bus.SlowError); ok && slow.Dropped > 0 && s.b.metrics != nil {
+				s.b.metrics.Dropped(s.pattern, slow.Dropped)
+			}
 			s.report(bus.Problem{Err: err})
 		}
 		return true
@@ -221,6 +225,9 @@ func cursorOrZero(epoch string, seq uint64) bus.Cursor {
 
 // call runs the handler and returns how it failed, which it has told.
 func (s *subscription) call(m *bus.Message) (failure error) {
+	if s.b.metrics != nil && s.fills == nil {
+		defer s.measure(m, time.Now(), &failure)
+	}
 	if !m.Cursor.IsZero() {
 		s.mu.Lock()
 		s.last = m.Cursor
@@ -236,11 +243,23 @@ func (s *subscription) call(m *bus.Message) (failure error) {
 	if s.b.traces != nil && m.Header != nil {
 		ctx = s.b.traces.Extract(ctx, m.Header)
 	}
-	err := s.handler(ctx, m)
-	if err != nil {
-		s.report(bus.Problem{Err: err, Subject: m.Subject, Cursor: m.Cursor})
+	failure = s.handler(ctx, m)
+	if failure != nil {
+		s.report(bus.Problem{Err: failure, Subject: m.Subject, Cursor: m.Cursor})
 	}
-	return err
+	return failure
+}
+
+// measure tells how a call of the handler went that began at a time.
+func (s *subscription) measure(m *bus.Message, began time.Time, failure *error) {
+	stream, age := "", time.Duration(0)
+	if holder, captured := s.b.table.Load().captures(m.Subject); captured && !m.Cursor.IsZero() {
+		stream = holder.Config.Name
+	}
+	if !m.Time.IsZero() && !m.Replayed {
+		age = max(0, began.Sub(m.Time))
+	}
+	s.b.metrics.Handled(stream, s.pattern, age, time.Since(began), *failure)
 }
 
 // report tells the subscription's hook in turn, or the bus's on its own goroutine.
@@ -272,9 +291,12 @@ func (s *subscription) end(reason error) {
 			l.notices = append(l.notices, reason) // nobody may be watching Done
 		}
 	}
-	legs, until := s.legs, s.until
+	legs, until, counted := s.legs, s.until, s.counted
 	s.startLocked() // closes done
 	s.mu.Unlock()
+	if counted {
+		s.b.metrics.Subscriptions(-1)
+	}
 
 	s.cancel()
 	if until != nil {

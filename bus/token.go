@@ -1,4 +1,4 @@
-package presence
+package bus
 
 import (
 	"fmt"
@@ -9,11 +9,13 @@ import (
 
 const hexDigits = "0123456789ABCDEF"
 
-// Token makes any string, also an empty one or one that isn't UTF-8, a token of a subject;
-// [ParseToken] makes it the string again. Two strings are never the same token. ASCII letters, digits, '-' and '_' and
+// EscapeToken makes any string, also an empty one or one that isn't UTF-8, a token of a subject;
+// [UnescapeToken] makes it the string again. Two strings are never the same token. ASCII letters, digits, '-' and '_' and
 // most of what isn't ASCII stand for themselves, other bytes are escaped as in URLs: "C++ & Go" is
-// "C%2B%2B%20%26%20Go", and "" is "%".
-func Token(s string) string {
+// "C%2B%2B%20%26%20Go", and "" is "%". So what a user has typed can't leave the place that it is put into:
+//
+//	subject := "chat.room." + bus.EscapeToken(name)
+func EscapeToken(s string) string {
 	if s == "" {
 		return "%"
 	}
@@ -39,8 +41,8 @@ func plain(c byte, i int) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' && i > 0
 }
 
-// ParseToken returns the string that [Token] has made t of. What Token doesn't make is an error.
-func ParseToken(t string) (string, error) {
+// UnescapeToken returns the string that [EscapeToken] has made t of. What EscapeToken doesn't make is an error.
+func UnescapeToken(t string) (string, error) {
 	if t == "%" {
 		return "", nil
 	}
@@ -51,18 +53,18 @@ func ParseToken(t string) (string, error) {
 			continue
 		}
 		if i+2 >= len(t) {
-			return "", fmt.Errorf("presence: token %.80q ends in the middle of an escape", t)
+			return "", fmt.Errorf("bus: token %.80q ends in the middle of an escape", t)
 		}
 		high, low := strings.IndexByte(hexDigits, t[i+1]), strings.IndexByte(hexDigits, t[i+2])
 		if high < 0 || low < 0 {
-			return "", fmt.Errorf("presence: token %.80q has a malformed escape", t)
+			return "", fmt.Errorf("bus: token %.80q has a malformed escape", t)
 		}
 		b.WriteByte(byte(high<<4 | low))
 		i += 2
 	}
 	s := b.String()
-	if Token(s) != t {
-		return "", fmt.Errorf("presence: %.80q is not a token that Token makes", t)
+	if EscapeToken(s) != t {
+		return "", fmt.Errorf("bus: %.80q is not a token that EscapeToken makes", t)
 	}
 	return s, nil
 }
