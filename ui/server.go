@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -71,7 +72,9 @@ func (v *App) Serve(ctx context.Context) (err error) {
 	}
 	v.onces.limit, v.onces.memory = v.limits.onceEntries, v.limits.onceMemory
 	v.hosts = newHostRule(listener.Addr(), v.opts.Hosts)
+	spare := spares{conns: map[net.Conn]struct{}{}}
 	server := &http.Server{
+		ConnState:         spare.note,
 		Handler:           v.guard(v.mux),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -91,7 +94,37 @@ func (v *App) Serve(ctx context.Context) (err error) {
 	case <-ctx.Done():
 		v.log.Info("ui: shutting down")
 	}
-	return errors.Join(err, v.shutdown(context.WithoutCancel(ctx), server))
+	return errors.Join(err, v.shutdown(context.WithoutCancel(ctx), server, &spare))
+}
+
+// spares are connections on which nothing was asked yet. Browsers have some in stock. Server.Shutdown
+// waits five seconds for a first request on them, which is all the time that we have.
+type spares struct {
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+	over  bool
+}
+
+func (s *spares) note(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case state != http.StateNew:
+		delete(s.conns, conn)
+	case s.over:
+		_ = conn.Close() // who dials sees it go, however it goes
+	default:
+		s.conns[conn] = struct{}{}
+	}
+}
+
+func (s *spares) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	for conn := range s.conns {
+		_ = conn.Close() // as above
+	}
 }
 
 // address is where people find the server.
@@ -107,10 +140,11 @@ func (v *App) address(listening net.Addr) string {
 }
 
 // shutdown ends streams, requests, actions and tabs, in this order.
-func (v *App) shutdown(ctx context.Context, server *http.Server) error {
+func (v *App) shutdown(ctx context.Context, server *http.Server, spare *spares) error {
 	ctx, cancel := context.WithTimeout(ctx, v.limits.shutdown)
 	defer cancel()
 	close(v.closing)
+	spare.close()
 	err := server.Shutdown(ctx)
 	if err != nil {
 		err = fmt.Errorf("ui: requests were still running at the shutdown: %w", errors.Join(err, server.Close()))

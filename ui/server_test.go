@@ -136,6 +136,24 @@ func TestServe_shutdownEndsInOrder(t *testing.T) {
 	require.Equal(t, []string{"words"}, last)
 }
 
+func TestServe_shutdownDoesNotWaitForConnectionsThatAskForNothing(t *testing.T) {
+	var took time.Duration
+	for range 5 { // a machine may be busy for seconds, but not each time
+		s := serve(t, ui.Options{}, ui.Shorten{}, func(*ui.App) {})
+		conn, err := net.Dial("tcp", strings.TrimPrefix(s.base, "http://"))
+		require.NoError(t, err)
+		s.browser().get("/healthz") // and so the server has taken in who came before
+		began := time.Now()
+		require.NoError(t, s.stop())
+		took = time.Since(began)
+		require.NoError(t, conn.Close())
+		if took < 4*time.Second {
+			break
+		}
+	}
+	require.Less(t, took, 4*time.Second)
+}
+
 // sick is a bus that isn't well.
 type sick struct{ bus.Bus }
 
