@@ -39,7 +39,7 @@ func Checks() []Check {
 	return slices.Concat(
 		subjectChecks, deliveryChecks, orderChecks, isolationChecks, handlerChecks,
 		endingChecks, closeChecks, streamChecks, storeChecks, replayChecks, handoverChecks,
-		gapChecks, durableChecks, crashChecks, errorChecks, claimChecks,
+		gapChecks, durableChecks, crashChecks, faultChecks, errorChecks, claimChecks,
 	)
 }
 

@@ -17,7 +17,7 @@ import (
 // need it then run, and those that hold without it (it must fail clearly) don't.
 type Ability string
 
-// The abilities of a harness. Those with a value of their own (PayloadLimit, Ticking) are
+// The abilities of a harness. Those with a field of their own (PayloadLimit, Ticking, Faults) are
 // claimed by setting it.
 const (
 	Headers       Ability = "Headers"       // bus.WithHeader
@@ -30,6 +30,7 @@ const (
 	DurableGroups Ability = "DurableGroups" // bus.DurableGroup
 	PayloadLimit  Ability = "PayloadLimit"  // Harness.MaxPayload is set
 	Ticking       Ability = "Ticking"       // Harness.Tick is set
+	Faults        Ability = "Faults"        // Harness.Serve is set
 )
 
 // Env is what a check opens a bus with.
@@ -42,6 +43,10 @@ type Env struct {
 	// Options carry the error hook and the logger of the check. They must reach the bus:
 	// the suite checks that problems arrive.
 	Options []bus.OpenOption
+
+	// Addr is of the server that Harness.Serve has started for this check; empty where the
+	// check doesn't break one, and Open connects to whatever it likes.
+	Addr string
 
 	ctx      context.Context
 	problems *history
@@ -82,6 +87,11 @@ type Harness struct {
 	// and a leftover goroutine fails. It is for backends that live in this process' memory;
 	// Examine ignores it.
 	Bubble bool
+
+	// Serve starts a server in e.Dir for one check, for a backend whose buses are clients of one.
+	// Setting it claims Faults: the checks cut its connections, kill and freeze it. Open is
+	// then given its address as Env.Addr. Process makes one of a command.
+	Serve func(e *Env) (Server, error)
 
 	// Rounds is how often the checks of crashes and faults repeat what is left to chance.
 	// 0: as $BUSTEST_ROUNDS says, otherwise a few times.
@@ -137,6 +147,8 @@ func (h *Harness) claims(a Ability) bool {
 		return h.MaxPayload > 0
 	case Ticking:
 		return h.Tick > 0
+	case Faults:
+		return h.Serve != nil
 	}
 	return slices.Contains(h.Claims, a)
 }

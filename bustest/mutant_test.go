@@ -24,11 +24,12 @@ func reference(cfg refbus.Config) Harness {
 	h := Harness{
 		Open: func(e *Env) (bus.Bus, error) {
 			cfg := cfg
-			cfg.Dir = e.Dir
+			cfg.Dir, cfg.Addr = e.Dir, e.Addr
 			return refbus.Open(cfg, e.Options...)
 		},
 		MaxPayload: cfg.MaxPayload,
 		Tick:       cfg.Tick,
+		Serve:      func(*Env) (Server, error) { return refbus.Serve(), nil },
 		Settle:     20 * time.Millisecond,
 	}
 	for _, a := range []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Groups, DurableGroups} {
@@ -182,6 +183,17 @@ var mutants = []mutant{
 	{bug: "idsForgotten", check: "Kill", child: true, said: "was stored again"},
 	{bug: "resumeRepeats", check: "KillResume", child: true, said: "should be"},
 	{bug: "lockInProcess", check: "LockedElsewhere", child: true, said: "want ErrLocked"},
+
+	{bug: "cutUntold", check: "CutResumes"},
+	{bug: "lossOnReconnect", check: "CutResumes"},
+	{bug: "repeatOnReconnect", check: "CutResumes"},
+	{bug: "reorderOnReconnect", check: "CutResumes"},
+	{bug: "downIsNil", check: "CutResumes"},
+	{bug: "noDedup", check: "CutResumes"},
+	{bug: "lossyRestart", check: "RestartResumes"},
+	{bug: "ignoreDeadline", check: "FrozenDeadline"},
+	{bug: "retryDoubles", check: "FrozenDeadline"},
+	{bug: "closeWaitsForServer", check: "CloseWithoutServer"},
 
 	{bug: "payloadInErr", check: "ErrorText"},
 	{bug: "bareText", check: "ErrorText"},

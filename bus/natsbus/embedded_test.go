@@ -28,6 +28,10 @@ func TestMain(m *testing.M) {
 		holdOpen(dir)
 		return
 	}
+	if addr := os.Getenv(serveAddr); addr != "" {
+		serve(addr, os.Getenv(serveDir))
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"os/exec"
 	"slices"
 	"sync"
 	"testing"
@@ -107,10 +109,45 @@ func eventually(t *testing.T, condition func() bool, what string) {
 
 var chat = bus.StreamConfig{Name: "CHAT", Subjects: []string{"chat.>"}, MaxMsgs: 1000}
 
+// The server of the checks of faults is this program, started again with these variables set.
+const (
+	serveAddr = "JITNEY_TEST_SERVE_ADDR"
+	serveDir  = "JITNEY_TEST_SERVE_DIR"
+)
+
+func serverProcess(dir, addr string) *exec.Cmd {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), serveAddr+"="+addr, serveDir+"="+dir)
+	return cmd
+}
+
+// serve is the child: it runs until it is killed.
+func serve(addr, dir string) {
+	at, err := net.ResolveTCPAddr("tcp", addr)
+	if err != nil {
+		panic(err)
+	}
+	s, err := server.NewServer(&server.Options{
+		Host: at.IP.String(), Port: at.Port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		panic(err)
+	}
+	s.Start()
+	s.WaitForShutdown()
+}
+
 func TestConformance_elsewhere(t *testing.T) {
 	s := startServer(t, t.TempDir(), -1)
 	bustest.Run(t, bustest.Harness{
-		Open: func(e *bustest.Env) (bus.Bus, error) { return bus.Open(e.Context(), s.ClientURL(), e.Options...) },
+		Open: func(e *bustest.Env) (bus.Bus, error) {
+			url := s.ClientURL()
+			if e.Addr != "" {
+				url = "nats://" + e.Addr
+			}
+			return bus.Open(e.Context(), url, e.Options...)
+		},
+		Serve: bustest.Process(serverProcess),
 		Claims: []bustest.Ability{
 			bustest.Headers, bustest.Streams, bustest.Durable, bustest.TotalOrder, bustest.Groups, bustest.DurableGroups,
 		},

@@ -23,6 +23,7 @@ import (
 // Config says what kind of bus Open returns. The oddities conform to the contract.
 type Config struct {
 	Dir        string // holds the log of a durable bus; empty: in memory
+	Addr       string // of a Link; empty: it has no server
 	Bug        string // the one thing that is broken
 	MaxPayload int    // bytes of data; 0: no limit
 
@@ -61,6 +62,7 @@ type Bus struct {
 	created  int               // subscriptions
 	log      *log
 	locked   net.Listener
+	link     *Link // nil: there is no server
 }
 
 // Open opens a bus.
@@ -73,6 +75,10 @@ func Open(cfg Config, opts ...bus.OpenOption) (bus.Bus, error) {
 		if err := b.load(); err != nil {
 			return nil, fmt.Errorf("refbus: open %s: %w", cfg.Dir, err)
 		}
+	}
+	if err := b.attach(); err != nil {
+		b.unload()
+		return nil, err
 	}
 	go b.tellHook()
 	return b, nil
@@ -138,7 +144,18 @@ func (b *Bus) refuse(ctx context.Context) error {
 // Publish implements bus.Bus.
 func (b *Bus) Publish(ctx context.Context, subject string, data []byte, opts ...bus.PublishOption) error {
 	b.pause()
-	return b.wrap("publish", subject, b.publish(ctx, subject, data, bus.NewPublishOptions(opts)), data)
+	o := bus.NewPublishOptions(opts)
+	var late func()
+	if b.link != nil {
+		copied := o
+		copied.Receipt = nil
+		if b.bug("retryDoubles") {
+			copied.MessageID = ""
+		}
+		data := bytes.Clone(data)
+		late = func() { _ = b.publish(context.WithoutCancel(ctx), subject, data, copied) } // nobody waits for it any more
+	}
+	return b.wrap("publish", subject, b.over(ctx, late, func() error { return b.publish(ctx, subject, data, o) }), data)
 }
 
 func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.PublishOptions) error {
@@ -247,7 +264,11 @@ func (b *Bus) send(ctx context.Context, m *bus.Message) error {
 // Subscribe implements bus.Bus.
 func (b *Bus) Subscribe(ctx context.Context, pattern string, handler bus.Handler, opts ...bus.SubscribeOption) (bus.Subscription, error) {
 	b.pause()
-	s, err := b.subscribe(ctx, pattern, handler, bus.NewSubscribeOptions(opts))
+	var s *subscription
+	err := b.over(ctx, nil, func() (err error) {
+		s, err = b.subscribe(ctx, pattern, handler, bus.NewSubscribeOptions(opts))
+		return err
+	})
 	if err != nil {
 		return nil, b.wrap("subscribe", pattern, err, nil)
 	}
@@ -373,6 +394,7 @@ func (b *Bus) finish(ctx context.Context) {
 	for _, s := range subs {
 		s.end(bus.ErrClosed)
 	}
+	b.detach(ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(stuck) > 0 && !b.bug("stuckUnsaid") {
@@ -386,9 +408,11 @@ func (b *Bus) finish(ctx context.Context) {
 
 // Health implements bus.HealthChecker.
 func (b *Bus) Health(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.wrap("health", "", b.refuse(ctx), nil)
+	return b.wrap("health", "", b.over(ctx, nil, func() error {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.refuse(ctx)
+	}), nil)
 }
 
 // report gives a problem to the bus' own hook. b.mu is held.

@@ -19,7 +19,13 @@ func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) er
 	for _, s := range b.subs {
 		before[s] = b.touched(s.pattern)
 	}
-	err := b.ensureAll(ctx, configs)
+	b.mu.Unlock()
+	err := b.over(ctx, nil, func() error {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.ensureAll(ctx, configs)
+	})
+	b.mu.Lock()
 	var changed []*subscription
 	for s, touched := range before {
 		if b.touched(s.pattern) != touched && !b.bug("deafWhenCaptured") && !(s.inGroup() && b.bug("groupDeafWhenCaptured")) {
@@ -114,11 +120,19 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 }
 
 // Streams implements bus.StreamLister.
-func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
+func (b *Bus) Streams(ctx context.Context) (infos []bus.StreamInfo, err error) {
+	err = b.over(ctx, nil, func() error {
+		infos, err = b.list(ctx)
+		return err
+	})
+	return infos, b.wrap("list", "streams", err, nil)
+}
+
+func (b *Bus) list(ctx context.Context) ([]bus.StreamInfo, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.refuse(ctx); err != nil {
-		return nil, b.wrap("list", "streams", err, nil)
+		return nil, err
 	}
 	var infos []bus.StreamInfo
 	for _, st := range b.streams {

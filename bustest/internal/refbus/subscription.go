@@ -30,6 +30,8 @@ type subscription struct {
 	stopUntil func() bool
 	number    int
 	early     bool // of the bug lateSub
+	lost      bool // a connection was, and that is to be told
+	reorder   bool // of the bug reorderOnReconnect
 
 	*place
 	ended    bool
@@ -296,8 +298,12 @@ func (s *subscription) next() (*bus.Message, *bus.Problem) {
 
 // take removes what comes next. b.mu is held.
 func (s *subscription) take() (*bus.Message, *bus.Problem) {
-	if s.early {
+	if s.early || !s.b.connected() {
 		return nil, nil
+	}
+	if s.lost {
+		s.lost = false
+		return nil, &bus.Problem{Err: &bus.SlowError{}, Pattern: s.pattern}
 	}
 	if s.dropped > s.reported {
 		p := &bus.Problem{Err: &bus.SlowError{Dropped: s.dropped - s.reported}, Pattern: s.pattern}
