@@ -34,7 +34,7 @@ func (h *head) frame() ([]byte, error) {
 }
 
 // newEpoch is a name that no life of a stream has had.
-func newEpoch() string { return rand.Text() }
+func newEpoch() string { return rand.Text()[:12] }
 
 // createStream makes a new file.
 func createStream(o *options, cfg bus.StreamConfig) (*stream, error) {
