@@ -12,7 +12,7 @@ func TestConformance(t *testing.T) {
 	bustest.Run(t, bustest.Harness{
 		Open: func(e *bustest.Env) (bus.Bus, error) { return bus.Open(e.Context(), "file:"+e.Dir, e.Options...) },
 		Claims: []bustest.Ability{
-			bustest.Headers, bustest.Streams, bustest.TotalOrder,
+			bustest.Headers, bustest.Streams, bustest.Groups, bustest.TotalOrder,
 			bustest.Durable, bustest.CrashSafe, bustest.Locking,
 		},
 	})

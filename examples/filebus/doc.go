@@ -17,17 +17,18 @@
 // the process, however it ends. With sync=always it also has been flushed to the disk and
 // survives a power cut. Without it a power cut can take the last messages; the streams then
 // go on under a new epoch, so that a reader who has seen them is told (bus.ErrGap). Where
-// the operating system doesn't tell when it was started (it does on Linux), that happens after
-// every end without Close.
+// the operating system doesn't tell when it was started (it does on Linux), every end of the
+// process without Close counts as a power cut.
 //
 // A record that is incomplete or wrong at the end of a file is cut off when the store is
-// opened, with a warning and a new epoch. One that is wrong anywhere else makes Open fail:
-// what stands behind it was promised to be there.
+// opened, with a warning. After a kill it is one that was never accepted; otherwise
+// the stream goes on under a new epoch. A record that is wrong anywhere else makes Open
+// fail: what stands behind it was promised to be there.
 //
 // # What it doesn't do
 //
-// One process at a time has the directory (bus.ErrLocked); groups are bus.ErrUnsupported;
-// Windows isn't supported. All messages of a stream are appended one after the other, each
+// One process at a time has the directory (bus.ErrLocked); durable groups are
+// bus.ErrUnsupported; Windows isn't supported. All messages of a stream are appended one after the other, each
 // with a flush of its own if sync=always. Open reads every file from its start. A file that
 // was cut by hand exactly between two records isn't noticed.
 package filebus

@@ -39,7 +39,7 @@ func open(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error) {
 	if err := b.load(); err != nil {
 		return nil, err
 	}
-	return driver.New(ctx, b, driver.Config{OpenOptions: o}) // which closes b if it fails
+	return driver.New(ctx, b, driver.Config{OpenOptions: o, Sole: true}) // which closes b if it fails
 }
 
 // backend is a directory of streams.
@@ -59,7 +59,7 @@ func (b *backend) load() (err error) {
 	if err := os.MkdirAll(b.dir, 0o700); err != nil {
 		return err
 	}
-	lock, lost, err := lockDir(b.dir)
+	lock, before, err := lockDir(b.dir)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (b *backend) load() (err error) {
 			}
 		case ".log":
 			name := strings.TrimSuffix(e.Name(), ".log")
-			s, err := loadStream(&b.options, name, lost)
+			s, err := loadStream(&b.options, name, before)
 			if err != nil {
 				return fmt.Errorf("stream %s: %w", name, err)
 			}
@@ -89,10 +89,7 @@ func (b *backend) load() (err error) {
 		}
 	}
 	b.loaded = true
-	if b.sync {
-		return b.lock.clear()
-	}
-	return b.lock.set()
+	return b.lock.mark(b.sync)
 }
 
 func (b *backend) Limits() driver.Limits {
@@ -131,36 +128,55 @@ func (b *backend) Ensure(_ context.Context, cfg bus.StreamConfig) error {
 	return nil
 }
 
-// stream returns ErrNotCaptured when there is none of that name.
-func (b *backend) stream(name string) (*stream, error) {
+// Remove makes filebus a driver.Remover.
+func (b *backend) Remove(_ context.Context, name string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if s := b.streams[name]; s != nil {
-		return s, nil
+	s := b.streams[name]
+	if s == nil {
+		return driver.ErrNotCaptured
 	}
-	return nil, driver.ErrNotCaptured
+	if err := s.remove(); err != nil {
+		return err
+	}
+	delete(b.streams, name)
+	return nil
 }
 
 func (b *backend) State(_ context.Context, name string) (driver.State, error) {
-	s, err := b.stream(name)
-	if err != nil {
-		return driver.State{}, err
+	b.mu.Lock()
+	s := b.streams[name]
+	b.mu.Unlock()
+	if s == nil {
+		return driver.State{}, driver.ErrNotCaptured
 	}
 	return s.state(), nil
 }
 
-// The epoch of a stream doesn't change while the bus is open, so that nobody needs to look at it.
+// stream returns the stream if it is in the life that is meant.
+func (b *backend) stream(meant driver.Stream) (*stream, error) {
+	b.mu.Lock()
+	s := b.streams[meant.Config.Name]
+	b.mu.Unlock()
+	switch {
+	case s == nil:
+		return nil, driver.ErrNotCaptured
+	case s.describe().Epoch != meant.Epoch:
+		return nil, driver.ErrEpoch
+	}
+	return s, nil
+}
 
 func (b *backend) Append(_ context.Context, s driver.Stream, p *driver.Publication) (driver.Ack, error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.stream(s)
 	if err != nil {
-		return driver.Ack{}, err
+		return driver.Ack{}, driver.ErrNotCaptured // in this life
 	}
 	return st.append(p)
 }
 
 func (b *backend) Tail(_ context.Context, s driver.Stream, after uint64, sink driver.Sink) (stop func(), err error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.stream(s)
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +184,7 @@ func (b *backend) Tail(_ context.Context, s driver.Stream, after uint64, sink dr
 }
 
 func (b *backend) Read(_ context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.stream(s)
 	if err != nil {
 		return driver.Batch{}, err
 	}
@@ -176,7 +192,7 @@ func (b *backend) Read(_ context.Context, s driver.Stream, q driver.Query) (driv
 }
 
 func (b *backend) Seek(_ context.Context, s driver.Stream, q driver.Query) (after uint64, err error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.stream(s)
 	if err != nil {
 		return 0, err
 	}
@@ -184,7 +200,7 @@ func (b *backend) Seek(_ context.Context, s driver.Stream, q driver.Query) (afte
 }
 
 func (b *backend) LastPerSubject(_ context.Context, s driver.Stream, q driver.Query) ([]*bus.Message, error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.stream(s)
 	if err != nil {
 		return nil, err
 	}

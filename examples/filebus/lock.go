@@ -10,31 +10,56 @@ import (
 	"github.com/jitney-go/jitney/bus"
 )
 
-// lock is the file that whoever has a directory open holds. While messages are stored there
-// that may not be on the disk yet, it names the start of the machine; Close empties it.
+// lock is the file that whoever has a directory open holds. What it says meanwhile tells the next one
+// how the process before it ended; Close empties it.
 type lock struct{ f *os.File }
 
-// lockDir takes the directory's lock. lost tells that the machine has been started again
-// since a process stored messages and didn't live to flush them.
-func lockDir(dir string) (l *lock, lost bool, err error) {
+// ending says how the process before this one left the files.
+type ending int
+
+const (
+	closed ending = iota // all is there
+	killed               // all is there that was accepted, but the last record may be incomplete
+	lost                 // a power cut may have taken the last messages
+)
+
+// flushed is what the lock says while each record is flushed before it counts, so that a power cut
+// is nothing else than a kill. Otherwise it names the start of the machine.
+const flushed = "flushed"
+
+// lockDir takes the directory's lock.
+func lockDir(dir string) (*lock, ending, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
-	if ok, err := tryLock(f); err != nil {
-		return nil, false, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
-	} else if !ok {
-		return nil, false, errors.Join(fmt.Errorf("%w: %s", bus.ErrLocked, dir), f.Close())
+	ok, err := tryLock(f)
+	if err == nil && !ok {
+		err = bus.ErrLocked
 	}
-	mark, err := os.ReadFile(f.Name())
+	var mark []byte
+	if err == nil {
+		mark, err = os.ReadFile(f.Name())
+	}
 	if err != nil {
-		return nil, false, errors.Join(err, f.Close())
+		return nil, 0, errors.Join(fmt.Errorf("lock %s: %w", f.Name(), err), f.Close())
 	}
-	return &lock{f}, len(mark) > 0 && (string(mark) != machineStart() || machineStart() == unknownStart), nil
+	switch start := machineStart(); {
+	case len(mark) == 0:
+		return &lock{f}, closed, nil
+	case string(mark) == flushed || string(mark) == start && start != unknownStart:
+		return &lock{f}, killed, nil
+	}
+	return &lock{f}, lost, nil
 }
 
-// set writes the mark, and clear removes it.
-func (l *lock) set() error { return l.write(machineStart()) }
+// mark writes how what this process leaves is to be taken if it doesn't come to clear it.
+func (l *lock) mark(sync bool) error {
+	if sync {
+		return l.write(flushed)
+	}
+	return l.write(machineStart())
+}
 
 func (l *lock) clear() error { return l.write("") }
 

@@ -22,7 +22,7 @@ func TestPage_quotesCodeThatIsCompiled(t *testing.T) {
 	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllSubmatch(page, -1)
 	require.NotEmpty(t, blocks)
 	for _, block := range blocks {
-		require.Contains(t, code, string(block[1]))
+		require.True(t, strings.Contains(code, string(block[1])), "no file has this:\n%s", block[1])
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
 )
 
 // slack is how much of a file may be dead beyond the half of it.
@@ -52,21 +53,21 @@ func createStream(o *options, cfg bus.StreamConfig) (*stream, error) {
 	return s, nil
 }
 
-// loadStream reads a stream from its file. lost: a power cut may have taken its end.
-func loadStream(o *options, name string, lost bool) (*stream, error) {
+// loadStream reads a stream from its file.
+func loadStream(o *options, name string, before ending) (*stream, error) {
 	f, err := os.OpenFile(o.path(name), os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	s := newStream(o, name)
 	s.file = &file{File: f, path: f.Name()}
-	if err := s.load(lost); err != nil {
+	if err := s.load(before); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return s, nil
 }
 
-func (s *stream) load(lost bool) error {
+func (s *stream) load(before ending) error {
 	torn, err := s.file.each(s.replay)
 	if err != nil {
 		return err
@@ -80,8 +81,8 @@ func (s *stream) load(lost bool) error {
 			return err
 		}
 	}
-	if torn || lost {
-		// Who has seen what is gone would take what comes for it, if the epoch were the same.
+	if torn && before != killed || before == lost {
+		// Messages that somebody has seen may be gone. Under the same epoch he would take what comes for them.
 		h := s.head(s.clock())
 		h.Epoch = newEpoch()
 		return s.change(h)
@@ -218,6 +219,20 @@ func (s *stream) copyTo(w *writer) ([]place, error) {
 		w.writeID(known)
 	}
 	return index, nil
+}
+
+// remove deletes the stream with its file.
+func (s *stream) remove() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := os.Remove(s.path(s.name)); err != nil {
+		return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+	}
+	s.removed = true
+	for t := range s.tails {
+		t.sink.End(driver.ErrNotCaptured)
+	}
+	return errors.Join(syncDir(s.dir), s.file.Close())
 }
 
 // close flushes the file and closes it.

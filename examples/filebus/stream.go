@@ -19,6 +19,7 @@ type stream struct {
 	mu       sync.Mutex
 	file     *file
 	closed   bool
+	removed  bool
 	epoch    string
 	cfg      bus.StreamConfig
 	last     uint64    // the last sequence that was given
@@ -98,7 +99,7 @@ func (s *stream) append(p *driver.Publication) (driver.Ack, error) {
 	}
 	now := s.clock()
 	s.limit(now)
-	if !slices.ContainsFunc(s.cfg.Subjects, func(pattern string) bool { return bus.Match(pattern, p.Subject) }) {
+	if s.removed || !slices.ContainsFunc(s.cfg.Subjects, func(pattern string) bool { return bus.Match(pattern, p.Subject) }) {
 		return driver.Ack{}, driver.ErrNotCaptured
 	}
 	if p.ID != "" {
@@ -213,6 +214,9 @@ func (s *stream) find(seq uint64) int {
 
 // message reads a message from the file.
 func (s *stream) message(p place) (*bus.Message, error) {
+	if s.removed {
+		return nil, driver.ErrNotCaptured
+	}
 	frame, err := s.file.frame(p.off, p.n)
 	if err != nil {
 		return nil, err
