@@ -14,6 +14,8 @@
 // Each check is a subtest with a fresh bus: go test -run 'TestConformance/^Fence$' runs
 // one. Examine does the same without a testing.T and returns a Report.
 //
+// docs/backends.md tells how a backend is written, what to claim, and how to read a failure.
+//
 // # What is checked
 //
 // Checks is the table. A check has a name, a rule, which is the sentence that a failure
