@@ -29,9 +29,10 @@ func (b *tab) enterChat(c *child) {
 	b.waitOpen()
 }
 
+// waitOpen waits for the stream and the view, which isn't in the document when the server takes long.
 func (b *tab) waitOpen() {
 	b.t.Helper()
-	b.waitFor("document.documentElement.dataset.ui === 'open'")
+	b.waitFor("document.documentElement.dataset.ui === 'open' && document.getElementById('jitney-root').childElementCount > 0")
 }
 
 // say types a line into the chat and sends it.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unicode/utf16"
 
 	"github.com/stretchr/testify/require"
@@ -30,8 +31,9 @@ type fake struct {
 	text    string // the view as it was sent last
 	version int
 	streams []*fakeStream // all that were opened
-	posts   []post        // all, but for those of seen,
-	seen    int           // which are these
+	posts   []post        // all, but for those of seen
+	beats   int           // heartbeats that were sent, but for those of tests,
+	seen    int           // and those of them that were seen
 	answer  func(p post) (status int, answer any)
 	hop     http.Handler // answers in place of the fake if set
 	away    int
@@ -138,17 +140,22 @@ func (f *fake) serveStream(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.WriteHeader(http.StatusOK)
 	http.NewResponseController(w).Flush()
+	beat := time.NewTicker(15 * time.Second) // a browser that hears nothing for long opens another stream
+	defer beat.Stop()
 	for {
 		select {
 		case <-s.done:
 			return
+		case <-beat.C:
+			f.countBeat()
+			fmt.Fprint(w, "data: {\"hb\":true}\n\n")
 		case data, ok := <-s.events:
 			if !ok {
 				return
 			}
 			fmt.Fprintf(w, "data: %s\n\n", data)
-			http.NewResponseController(w).Flush()
 		}
+		http.NewResponseController(w).Flush()
 	}
 }
 
@@ -234,11 +241,22 @@ func (f *fake) streamCount() int {
 	return len(f.streams)
 }
 
-// seenCount returns how many heartbeats the browser has answered.
-func (f *fake) seenCount() int {
+// waitSeen sends a heartbeat and waits until the browser has seen it, and so what was sent before.
+func (f *fake) waitSeen() {
+	f.t.Helper()
+	f.countBeat()
+	f.send(map[string]any{"hb": true})
+	eventually(f.t, "heartbeats to be seen", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.seen == f.beats
+	})
+}
+
+func (f *fake) countBeat() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.seen
+	f.beats++
 }
 
 func (f *fake) lastStream() *fakeStream {

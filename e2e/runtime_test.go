@@ -558,8 +558,7 @@ func TestFrame_aFloodIsShownWithoutWorkingItOff(t *testing.T) {
 	for i := range 200 {
 		f.show(fmt.Sprintf("<h1>%d</h1>%s<p>%d</p>", i, row, i))
 	}
-	f.send(map[string]any{"hb": true})
-	eventually(t, "the worker's word", func() bool { return f.seenCount() == 1 })
+	f.waitSeen()
 	close(free)
 	b.waitText("h1", "199")
 	require.Less(t, eval[int](b, "changes"), 150)
