@@ -111,6 +111,7 @@ type SubscribeOptions struct {
 	ErrorHook  ErrorHook
 	MaxMsgs    int // of Buffer; 0: the default
 	MaxBytes   int
+	Grouped    bool // by Group or DurableGroup, also if the name is bad
 	Group      string
 	Durable    bool
 	Attempts   *int // nil: the default
@@ -173,7 +174,7 @@ func Buffer(messages, bytes int) SubscribeOption {
 //
 // name is made of ASCII letters, digits, '-' and '_', at most 32.
 func Group(name string) SubscribeOption {
-	return subscribeOption(func(o *SubscribeOptions) { o.Group = name })
+	return subscribeOption(func(o *SubscribeOptions) { o.Grouped, o.Group = true, name })
 }
 
 // DurableGroup is a Group on a captured pattern that keeps its position in the stream, as
@@ -187,7 +188,7 @@ func Group(name string) SubscribeOption {
 // the header Dead-Error, and is done only then. Another stream must capture those subjects: otherwise Subscribe is
 // ErrNoStream. A group of the same name and another pattern is ErrConflict.
 func DurableGroup(name string) SubscribeOption {
-	return subscribeOption(func(o *SubscribeOptions) { o.Group, o.Durable = name, true })
+	return subscribeOption(func(o *SubscribeOptions) { o.Grouped, o.Group, o.Durable = true, name, true })
 }
 
 // Attempts is how often this subscription's durable group delivers a message, 5 times by default, and how long it waits

@@ -39,7 +39,8 @@ func Checks() []Check {
 	return slices.Concat(
 		subjectChecks, deliveryChecks, orderChecks, isolationChecks, handlerChecks,
 		endingChecks, closeChecks, streamChecks, storeChecks, replayChecks, handoverChecks,
-		gapChecks, durableChecks, crashChecks, faultChecks, errorChecks, claimChecks,
+		gapChecks, groupChecks, durableGroupChecks, durableChecks, crashChecks, groupKillChecks, faultChecks, errorChecks,
+		claimChecks,
 	)
 }
 
@@ -183,8 +184,11 @@ func (c *C) subject(s string) string { return c.prefix + "." + s }
 func (c *C) stream(s string) string { return strings.ToUpper(c.prefix) + "-" + s }
 
 // settle is the time in which something that must not come has its chance to come.
-func (c *C) settle() {
-	timer := time.NewTimer(c.h.Settle)
+func (c *C) settle() { c.wait(c.h.Settle) }
+
+// wait lets time pass.
+func (c *C) wait(d time.Duration) {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:

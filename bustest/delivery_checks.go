@@ -45,10 +45,6 @@ var deliveryChecks = []Check{
 		Name: "Tick", Run: tick, Needs: []Ability{Ticking},
 		Rule: "a ticking backend hands over everything that waits at its tick and nothing before",
 	},
-	{
-		Name: "GroupShares", Run: groupShares, Needs: []Ability{Groups},
-		Rule: "each message goes to one subscription of a group, and to every one outside of it",
-	},
 }
 
 func readyOnReturn(c *C) {
@@ -252,27 +248,4 @@ func tick(c *C) {
 		c.Errorf("the messages came after %v, a tick is %v", waited, c.h.Tick)
 	}
 	c.judge(h, exactly(want...))
-}
-
-func groupShares(c *C) {
-	b := c.Bus()
-	const members, n = 3, 300
-	all := &history{name: "the group"}
-	for range members {
-		c.subscribeFunc(b, c.subject("*"), all.handler(), bus.Group("g"), wide)
-	}
-	outside := c.subscribe(b, c.subject("a"), wide)
-	want := sequence("p", 1, n)
-	for _, text := range want {
-		c.publish(b, c.subject("a"), text)
-	}
-	c.awaitText(outside, want[n-1])
-	got := map[string]bool{}
-	c.await(all, "every message in the group", func(e event) bool {
-		got[e.text] = true
-		return len(got) == n
-	})
-	c.settle()
-	c.judge(all, complete(want...), unique)
-	c.judge(outside, exactly(want...))
 }

@@ -29,6 +29,9 @@ const (
 	groupInactive = time.Minute
 	// gapPause lies between two looks for what limits have taken, which is asked of the server.
 	gapPause = 100 * time.Millisecond
+	// atOnce gives a message back. Without a delay the server doesn't write down that it was given back, and when
+	// it is opened again it would wait for ackWait.
+	atOnce = `-NAK {"delay":1}`
 	// leaveTimeout bounds the wait for the server's word that it knows what was done.
 	leaveTimeout = 2 * time.Second
 )
@@ -308,7 +311,7 @@ func (p *groupShare) receive(m *nats.Msg) {
 	}
 	place, ok := parsePlace(m.Reply)
 	if !ok || p.leaving {
-		p.say(m.Reply, "-NAK", "")
+		p.say(m.Reply, atOnce, "")
 		p.mu.Unlock()
 		return
 	}
@@ -402,7 +405,7 @@ func (p *groupShare) lookForGap() {
 func (p *groupShare) Done(d *driver.Delivery) { p.give(d, "+ACK") }
 
 // Release implements driver.Share.
-func (p *groupShare) Release(d *driver.Delivery) { p.give(d, "-NAK") }
+func (p *groupShare) Release(d *driver.Delivery) { p.give(d, atOnce) }
 
 func (p *groupShare) give(d *driver.Delivery, word string) {
 	p.mu.Lock()

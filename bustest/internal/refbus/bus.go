@@ -289,7 +289,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	b.subs = append(b.subs, s)
 	if o.Until != nil {
 		s.stopUntil = context.AfterFunc(o.Until, func() {
-			if !b.bug("ignoreUntil") {
+			if !b.bug("ignoreUntil") && !(s.inGroup() && b.bug("groupIgnoresUntil")) {
 				s.end(o.Until.Err())
 			}
 		})

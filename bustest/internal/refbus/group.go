@@ -63,7 +63,7 @@ func (s *subscription) isTurn() bool {
 	return len(members) > 0 && members[s.turn%len(members)] == s
 }
 
-func (s *subscription) inGroup() bool { return s.o.Group != "" || s.o.Durable }
+func (s *subscription) inGroup() bool { return s.o.Grouped }
 
 // pokeAll wakes all that share the place of s. b.mu is held.
 func (s *subscription) pokeAll() {
@@ -98,7 +98,7 @@ func (b *Bus) join(s *subscription) error {
 		return nil
 	}
 	for _, other := range b.subs {
-		sameName := other.o.Group == name || b.bug("groupNameForgotten") && other.o.Group != ""
+		sameName := other.o.Group == name || b.bug("groupNameForgotten") && other.o.Grouped
 		samePattern := other.pattern == s.pattern || b.bug("groupPatternForgotten")
 		if sameName && samePattern && !other.o.Durable {
 			s.place = other.place
@@ -277,12 +277,12 @@ func (g *group) bury(m *bus.Message, reason error) error {
 	if header == nil || g.b.bug("deadHeadless") {
 		header = bus.Header{}
 	}
-	text := strings.Join(strings.Fields(reason.Error()), " ")
+	text := strings.ReplaceAll(reason.Error(), "\x00", " ")
 	if len(text) > 1024 && !g.b.bug("deadErrorWhole") {
 		text = strings.ToValidUTF8(text[:1024], "")
 	}
-	if g.b.bug("deadErrorRaw") {
-		text = reason.Error()
+	if !g.b.bug("deadErrorRaw") {
+		text = strings.Join(strings.Fields(text), " ")
 	}
 	header["Dead-Error"] = []string{text}
 	if err := checkHeader(header); err != nil {
@@ -405,5 +405,8 @@ func (b *Bus) members(which func(*subscription) bool) []*subscription {
 // change ends a subscription since what it stands on has changed, and tells its hook.
 func (s *subscription) change() {
 	s.end(bus.ErrStreamChanged)
+	if s.b.bug("changeUntold") {
+		return
+	}
 	s.tell(bus.Problem{Err: bus.ErrStreamChanged, Pattern: s.pattern})
 }

@@ -16,6 +16,9 @@ type leg struct {
 func (l *leg) seek(s *subscription, start bus.Start) {
 	st := l.st
 	st.expire()
+	if start.Kind == bus.StartLast && start.N <= 0 {
+		return
+	}
 	var matching []uint64
 	last := map[string]uint64{}
 	for _, m := range st.msgs {

@@ -51,11 +51,11 @@ func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptio
 		}
 	}
 	switch {
-	case o.Durable && (b.cfg.NoDurableGroups || b.cfg.NoStreams), o.Group != "" && !o.Durable && b.cfg.NoGroups:
+	case o.Durable && (b.cfg.NoDurableGroups || b.cfg.NoStreams), o.Grouped && !o.Durable && b.cfg.NoGroups:
 		if !b.bug("groupIgnored") {
 			return nil, fmt.Errorf("group %s is %w", o.Group, bus.ErrUnsupported)
 		}
-		o.Group, o.Durable = "", false
+		o.Grouped, o.Durable = false, false
 	}
 	s := &subscription{
 		b: b, pattern: pattern, handler: handler, o: o, place: &place{},
