@@ -279,9 +279,11 @@ func TestTab_opensOfOneDocumentThatMeetGetOneTab(t *testing.T) {
 }
 
 func TestTab_endsWithItsBrowserAndLeavesNothing(t *testing.T) {
-	var ended atomic.Int32
-	s := serve(t, ui.Options{TabTTL: 10 * time.Millisecond}, ui.Shorten{Unattached: 10 * time.Millisecond}, func(v *ui.App) {
+	var begun, ended atomic.Int32 // on a busy machine a tab may be over before it begins
+	short := ui.Shorten{Unattached: 10 * time.Millisecond, Patience: time.Second}
+	s := serve(t, ui.Options{TabTTL: 10 * time.Millisecond}, short, func(v *ui.App) {
 		v.Page("/", func(c *ui.Context) {
+			begun.Add(1)
 			for range 3 {
 				ui.Subscribe(c, "chat.>", func(message) { c.Sync() }, bus.Last(5))
 			}
@@ -292,8 +294,9 @@ func TestTab_endsWithItsBrowserAndLeavesNothing(t *testing.T) {
 	})
 	// Tabs that never attach end by themselves.
 	b := s.browser()
+	over := func() bool { return s.app.Tabs() == 0 && s.app.Streams() == 0 && ended.Load() == begun.Load() }
 	b.open("/")
-	s.eventually(func() bool { return s.app.Tabs() == 0 && ended.Load() == 1 }, "a tab whose document never came")
+	s.eventually(over, "a tab whose document never came")
 
 	before := runtime.NumGoroutine()
 	for range 20 {
@@ -303,7 +306,8 @@ func TestTab_endsWithItsBrowserAndLeavesNothing(t *testing.T) {
 		st.close()
 		b.client.CloseIdleConnections()
 	}
-	s.eventually(func() bool { return s.app.Tabs() == 0 && s.app.Streams() == 0 && ended.Load() == 21 }, "tabs whose streams ended")
+	s.eventually(over, "tabs whose streams ended")
+	require.Positive(t, ended.Load())
 	// The client leaks its read loop, once for each stream.
 	s.eventually(func() bool { return runtime.NumGoroutine() <= before+20 }, "goroutines end with their tabs")
 }
