@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/internal/share"
 )
 
 // askTimeout bounds questions to the backend that several callers share.
@@ -30,7 +31,7 @@ type Bus struct {
 	metrics  bus.Metrics    // nil: nobody is told
 
 	table   atomic.Pointer[table]
-	refresh share[*table]
+	refresh share.Call[*table]
 	sending sync.RWMutex  // read: a Send; write: EnsureStreams changes what is captured
 	ensure  chan struct{} // holds one token: one EnsureStreams at a time
 
@@ -83,9 +84,9 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 	}
 	b.life, b.endLife = context.WithCancelCause(context.Background())
 	b.outside, b.endOutside = context.WithCancelCause(b.life)
-	b.refresh.ask = b.install
+	b.refresh.Ask = b.install
 	b.table.Store(newTable(nil))
-	if _, err := b.refresh.get(ctx); err != nil {
+	if _, err := b.refresh.Get(ctx); err != nil {
 		b.endLife(err)
 		return nil, errors.Join(err, backend.Close())
 	}
@@ -95,7 +96,7 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 // Changed is called by the backend when what captures what may have changed elsewhere. It doesn't wait.
 func (b *Bus) Changed() {
 	go func() {
-		if _, err := b.refresh.get(b.life); err != nil && b.life.Err() == nil {
+		if _, err := b.refresh.Get(b.life); err != nil && b.life.Err() == nil {
 			b.log.Warn("bus: can't learn what the streams capture", "error", err)
 		}
 	}()
@@ -260,7 +261,7 @@ func (b *Bus) dispatch(ctx context.Context, p *Publication, o *bus.PublishOption
 func (b *Bus) lookAgain(ctx context.Context) (*table, error) {
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
-	t, err := b.refresh.get(ctx)
+	t, err := b.refresh.Get(ctx)
 	return t, cause(ctx, err)
 }
 

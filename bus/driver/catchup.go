@@ -80,7 +80,7 @@ func (s *subscription) fill(l *leg) {
 
 	var err error
 	if st == (State{}) {
-		if st, err = f.states.get(s.ctx); err == nil && st.Epoch != epoch {
+		if st, err = f.states.Get(s.ctx); err == nil && st.Epoch != epoch {
 			err = ErrEpoch
 		}
 	}
@@ -167,7 +167,7 @@ func (s *subscription) endOrRetry(l *leg, err error) {
 	}
 	if errors.Is(err, ErrEpoch) || errors.Is(err, ErrNotCaptured) {
 		// The new table ends the subscription or rebases the leg.
-		_, err = s.b.refresh.get(s.ctx)
+		_, err = s.b.refresh.Get(s.ctx)
 	}
 	s.mu.Lock()
 	first := !l.failing

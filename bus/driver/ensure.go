@@ -35,7 +35,7 @@ func (b *Bus) ensureStreams(ctx context.Context, streams []bus.StreamConfig) err
 	case <-ctx.Done():
 		return cause(ctx, ctx.Err())
 	}
-	t, err := b.refresh.get(ctx)
+	t, err := b.refresh.Get(ctx)
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -124,7 +124,7 @@ func (b *Bus) move(ctx context.Context, cfg bus.StreamConfig, after uint64) erro
 	err := b.backend.Ensure(ctx, cfg)
 	var t *table
 	if err == nil {
-		t, err = b.refresh.get(ctx)
+		t, err = b.refresh.Get(ctx)
 	}
 	if err != nil {
 		b.Changed() // the stream may be there all the same
@@ -191,7 +191,7 @@ func (b *Bus) removeStream(ctx context.Context, name string) error {
 	for _, g := range gone {
 		g.remove()
 	}
-	_, err = b.refresh.get(ctx) // ends those that received from it
+	_, err = b.refresh.Get(ctx) // ends those that received from it
 	return cause(ctx, err)
 }
 
@@ -204,7 +204,7 @@ func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
 	defer b.leave(counted)
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
-	t, err := b.refresh.get(ctx)
+	t, err := b.refresh.Get(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("bus: list streams: %w", cause(ctx, err))
 	}

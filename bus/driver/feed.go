@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/internal/share"
 )
 
 const (
@@ -26,7 +27,7 @@ const (
 type feed struct {
 	b      *Bus
 	name   string
-	states share[State]
+	states share.Call[State]
 	slots  chan struct{} // one token per running read
 
 	// Under b.mu.
@@ -63,7 +64,7 @@ func (b *Bus) acquireFeed(ctx context.Context, name string) (*feed, error) {
 	f := b.feeds[name]
 	if f == nil {
 		f = &feed{b: b, name: name, slots: make(chan struct{}, maxReads), legs: map[*leg]struct{}{}, ready: make(chan struct{})}
-		f.states.ask = f.askState
+		f.states.Ask = f.askState
 		b.feeds[name] = f
 		go f.start(0)
 	}
@@ -218,7 +219,7 @@ func (f *feed) look() (Stream, State, error) {
 			return s, st, err
 		}
 		ctx, cancel := context.WithTimeout(f.b.life, askTimeout)
-		t, err = f.b.refresh.get(ctx)
+		t, err = f.b.refresh.Get(ctx)
 		cancel()
 		if err != nil {
 			return s, st, err
@@ -305,7 +306,7 @@ func (t *tailSink) Lost()                    {}
 // End starts the tail anew, when the table says what has become of the stream.
 func (t *tailSink) End(error) {
 	go func() {
-		if _, err := t.f.b.refresh.get(t.f.b.life); err != nil && t.f.b.life.Err() == nil {
+		if _, err := t.f.b.refresh.Get(t.f.b.life); err != nil && t.f.b.life.Err() == nil {
 			t.f.b.log.Warn("bus: can't learn what the streams capture", "error", err)
 		}
 		t.f.restart(t.run)

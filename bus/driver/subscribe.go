@@ -74,7 +74,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		if !again || attempt == 3 || ctx.Err() != nil {
 			return nil, cause(ctx, err)
 		}
-		if _, err := b.refresh.get(ctx); err != nil {
+		if _, err := b.refresh.Get(ctx); err != nil {
 			return nil, cause(ctx, err)
 		}
 	}
@@ -305,7 +305,7 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 		last = max(last, s.b.ackedOf(stream).Load())
 		return &leg{sub: s, feed: f, epoch: epoch, from: last, began: cursorOrZero(epoch, last)}, nil
 	}
-	st, err := f.states.get(ctx)
+	st, err := f.states.Get(ctx)
 	if err != nil {
 		return nil, err
 	}

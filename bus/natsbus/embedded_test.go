@@ -123,7 +123,7 @@ func TestOpen_saysWhatIsWrong(t *testing.T) {
 	for url, want := range map[string]string{
 		"nats:" + file:                                    "can't be used: not a directory",
 		"nats:" + file + "/below":                         "can't be used: not a directory",
-		"nats:" + dir + "?sync=never":                     `unknown parameter "sync"`,
+		"nats:" + dir + "?sync=never":                     `parameter "sync" is "never"`,
 		"nats:" + dir + "?listen=4222":                    `"listen"`,
 		"nats:" + dir + "?listen=0.0.0.0:4222":            "others can reach",
 		"nats:" + dir + "?listen=:4222":                   "others can reach",
@@ -132,6 +132,8 @@ func TestOpen_saysWhatIsWrong(t *testing.T) {
 		"nats://127.0.0.1:1":                              "is the server running",
 		"nats://127.0.0.1:1/path":                         "has no path",
 		"nats://127.0.0.1:1?x=1":                          `unknown parameter "x"`,
+		"nats://127.0.0.1:1?sync=always":                  "is for the embedded server",
+		"nats:" + dir + "?sync=1ms":                       "from 10ms",
 		"nats:a#b":                                        "'#'",
 	} {
 		_, err := bus.Open(t.Context(), url)

@@ -35,12 +35,15 @@ func openURL(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error
 		if u.Path != "" && u.Path != "/" {
 			return nil, fmt.Errorf("a server's URL has no path (%s); a directory is written nats:%s", u.Path, u.Path)
 		}
+		if _, own := u.Query()["sync"]; own {
+			return nil, fmt.Errorf("parameter %q is for the embedded server: elsewhere the server's own configuration decides", "sync")
+		}
 		if _, err := driver.Params(u); err != nil {
 			return nil, err
 		}
 		return connect(ctx, u, o)
 	}
-	params, err := driver.Params(u, "listen", "token")
+	params, err := driver.Params(u, "listen", "token", "sync")
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +54,11 @@ func openURL(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error
 	if dir == "" {
 		dir = defaultDir
 	}
-	e := embedded{dir: dir, listen: params["listen"], token: params["token"], log: o.Logger}
+	level, err := parseSync(params["sync"])
+	if err != nil {
+		return nil, err
+	}
+	e := embedded{dir: dir, listen: params["listen"], token: params["token"], level: level, log: o.Logger}
 	return open(ctx, &e, o)
 }
 
@@ -59,7 +66,7 @@ func openURL(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error
 // Errors: bus.ErrLocked when another process has the directory.
 func Open(ctx context.Context, dir string, opts ...bus.OpenOption) (bus.Bus, error) {
 	o := bus.NewOpenOptions(opts)
-	b, err := open(ctx, &embedded{dir: dir, log: o.Logger}, o)
+	b, err := open(ctx, &embedded{dir: dir, level: syncLevel{interval: defaultInterval}, log: o.Logger}, o)
 	if err != nil {
 		return nil, fmt.Errorf("natsbus: open %s: %w", dir, err)
 	}

@@ -47,8 +47,11 @@ func (b *backend) Append(ctx context.Context, s driver.Stream, p *driver.Publica
 	if errors.Is(err, bus.ErrConflict) && p.ID != "" {
 		// The server looks at the expected sequence first: this may be a repetition of what has succeeded.
 		if seq, found := b.findID(ctx, s, p); found {
-			return driver.Ack{Sequence: seq, Duplicate: true}, nil
+			ack, err = driver.Ack{Sequence: seq, Duplicate: true}, nil
 		}
+	}
+	if err == nil {
+		err = b.synced(ctx)
 	}
 	return ack, err
 }

@@ -21,7 +21,6 @@ import (
 
 const (
 	lockFile     = "jitney.lock"
-	syncInterval = 100 * time.Millisecond
 	startTimeout = 30 * time.Second
 )
 
@@ -30,9 +29,11 @@ type embedded struct {
 	dir    string
 	listen string // HOST:PORT; empty: nothing
 	token  string
+	level  syncLevel
 	log    *slog.Logger
 
 	lock   *os.File
+	disk   *disk
 	server *server.Server
 
 	mu       sync.Mutex
@@ -51,7 +52,8 @@ func (e *embedded) start(ctx context.Context) error {
 		DisableJetStreamBanner: true,
 		JetStream:              true,
 		StoreDir:               e.dir,
-		SyncInterval:           syncInterval,
+		SyncInterval:           e.level.interval,
+		SyncAlways:             e.level.always && !groupCommit,
 		MaxPayload:             maxPayload + reserve,
 		Authorization:          e.token,
 	}
@@ -61,7 +63,10 @@ func (e *embedded) start(ctx context.Context) error {
 	if err := e.lockDir(); err != nil {
 		return err
 	}
-	err := e.run(ctx, opts)
+	var err error
+	if e.disk, err = openDisk(e.dir); err == nil {
+		err = e.run(ctx, opts)
+	}
 	if err != nil {
 		return errors.Join(err, e.stop())
 	}
@@ -172,12 +177,17 @@ func (e *embedded) stop() error {
 		e.server.WaitForShutdown()
 		e.server = nil
 	}
-	if e.lock == nil {
-		return nil
+	var err error
+	if e.disk != nil {
+		// The server leaves its files to the system.
+		err = errors.Join(syncStore(e.disk.dir), e.disk.dir.Close())
+		e.disk = nil
 	}
-	lock := e.lock
-	e.lock = nil
-	return lock.Close() // gives the lock back
+	if e.lock != nil {
+		err = errors.Join(err, e.lock.Close()) // gives the lock back
+		e.lock = nil
+	}
+	return err
 }
 
 // The server's logger, on slog. Fatalf must not end the process.

@@ -121,9 +121,19 @@ func (b *backend) State(ctx context.Context, name string) (driver.State, error) 
 	return driver.State{Epoch: info.epoch(), First: info.first(), Last: st.Last, Msgs: st.Msgs, Bytes: st.Bytes, Dense: st.Deleted == 0}, nil
 }
 
-// Ensure implements driver.Backend. An update is made of the config at the server with
-// our fields changed, so that what an operator has set stays.
+// Ensure implements driver.Backend.
 func (b *backend) Ensure(ctx context.Context, cfg bus.StreamConfig) error {
+	err := b.ensure(ctx, cfg)
+	if err == nil && b.server != nil {
+		// The server leaves a new stream to the system, and with it all that is synced in its files.
+		err = b.server.disk.sync(ctx)
+	}
+	return err
+}
+
+// ensure makes an update of the config at the server with our fields changed, so that
+// what an operator has set stays.
+func (b *backend) ensure(ctx context.Context, cfg bus.StreamConfig) error {
 	for {
 		var have struct {
 			Config json.RawMessage `json:"config"`

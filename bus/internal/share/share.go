@@ -1,14 +1,15 @@
-package driver
+// Package share lets callers share the answer to a question.
+package share
 
 import (
 	"context"
 	"sync"
 )
 
-// share lets callers share the result of a question, but only of one that was asked
+// Call lets callers share the answer to a question, but only of one that was asked
 // after they came: an answer that was already on its way may not know what they know.
-type share[T any] struct {
-	ask func() (T, error)
+type Call[T any] struct {
+	Ask func() (T, error) // runs once at a time; set before the first Get
 
 	mu      sync.Mutex
 	running bool
@@ -21,7 +22,8 @@ type answer[T any] struct {
 	err   error
 }
 
-func (s *share[T]) get(ctx context.Context) (T, error) {
+// Get returns the answer of the next call of Ask that begins, or ctx's cause.
+func (s *Call[T]) Get(ctx context.Context) (T, error) {
 	s.mu.Lock()
 	if s.next == nil {
 		s.next = &answer[T]{done: make(chan struct{})}
@@ -41,7 +43,7 @@ func (s *share[T]) get(ctx context.Context) (T, error) {
 	}
 }
 
-func (s *share[T]) run() {
+func (s *Call[T]) run() {
 	for {
 		s.mu.Lock()
 		a := s.next
@@ -52,7 +54,7 @@ func (s *share[T]) run() {
 			return
 		}
 		s.mu.Unlock()
-		a.value, a.err = s.ask()
+		a.value, a.err = s.Ask()
 		close(a.done)
 	}
 }

@@ -1,0 +1,84 @@
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/internal/share"
+)
+
+const (
+	// serverInterval is how often JetStream syncs its files by default.
+	serverInterval  = 2 * time.Minute
+	defaultInterval = 100 * time.Millisecond
+	leastInterval   = 10 * time.Millisecond
+)
+
+// syncLevel says when the disk has what is acknowledged.
+type syncLevel struct {
+	interval time.Duration // the files are synced so often
+	always   bool          // a publish waits for the disk
+}
+
+func parseSync(text string) (syncLevel, error) {
+	switch text {
+	case "":
+		return syncLevel{interval: defaultInterval}, nil
+	case "fast":
+		return syncLevel{interval: serverInterval}, nil
+	case "always":
+		return syncLevel{interval: defaultInterval, always: true}, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < leastInterval || d > serverInterval {
+		return syncLevel{}, fmt.Errorf("parameter %q is %q: want fast, always, or a duration from %s to %s, such as 100ms", "sync", text, leastInterval, serverInterval)
+	}
+	return syncLevel{interval: d}, nil
+}
+
+// disk brings what the server has written to the disk: one sync for all who wait.
+type disk struct {
+	dir  *os.File
+	call share.Call[struct{}]
+}
+
+func openDisk(path string) (*disk, error) {
+	dir, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	d := &disk{dir: dir}
+	d.call.Ask = func() (struct{}, error) { return struct{}{}, syncStore(dir) }
+	return d, nil
+}
+
+// sync returns when all that was written before the call is on the disk.
+func (d *disk) sync(ctx context.Context) error {
+	_, err := d.call.Get(ctx)
+	return err
+}
+
+// synced waits for the disk after an acknowledgement, if the level says so.
+func (b *backend) synced(ctx context.Context) error {
+	if b.server == nil || !b.server.level.always || !groupCommit {
+		return nil
+	}
+	b.mu.Lock()
+	calls := b.calls
+	b.mu.Unlock()
+	bounded, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(calls, func() { cancel(bus.ErrClosed) })()
+	err := b.server.disk.sync(bounded)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, bus.ErrClosed), ctx.Err() != nil:
+		return unknown(err)
+	}
+	return unknown(fmt.Errorf("%w: the disk didn't take it: %w", bus.ErrUnavailable, err))
+}
