@@ -37,10 +37,11 @@ type Check struct {
 // Checks returns the suite's table, in the order in which it runs.
 func Checks() []Check {
 	return slices.Concat(
-		subjectChecks, deliveryChecks, orderChecks, isolationChecks, handlerChecks,
-		endingChecks, closeChecks, streamChecks, storeChecks, replayChecks, handoverChecks,
-		gapChecks, groupChecks, durableGroupChecks, durableChecks, crashChecks, groupKillChecks, faultChecks, errorChecks,
-		claimChecks,
+		subjectChecks, modelChecks, deliveryChecks, publishChecks, orderChecks, loadChecks, isolationChecks, handlerChecks,
+		hookChecks, endingChecks, callChecks, closeChecks, streamChecks, ensureChecks, storeChecks,
+		replayChecks, historyChecks, handoverChecks, gapChecks,
+		groupChecks, durableGroupChecks, durableChecks, crashChecks, groupKillChecks, faultChecks,
+		errorChecks, claimChecks,
 	)
 }
 

@@ -28,6 +28,7 @@ func reference(cfg refbus.Config) Harness {
 			return refbus.Open(cfg, e.Options...)
 		},
 		MaxPayload: cfg.MaxPayload,
+		Residue:    func(_ context.Context, b bus.Bus) (int, error) { return b.(*refbus.Bus).Residue(), nil },
 		Tick:       cfg.Tick,
 		Serve:      func(*Env) (Server, error) { return refbus.Serve(), nil },
 		Settle:     20 * time.Millisecond,
@@ -49,6 +50,7 @@ type mutant struct {
 	bug, check string
 	cfg        refbus.Config // what else the bus must be to have the bug
 	child      bool          // it ends the process, or needs Run
+	bubble     bool          // it is too early or too late by little: on virtual time
 	said       string        // what the child must have said
 }
 
@@ -63,6 +65,19 @@ var mutants = []mutant{
 	{bug: "wildcardOK", check: "PublishWildcard"},
 	{bug: "reservedOK", check: "ReservedSubject"},
 	{bug: "dupMatch", check: "OverlapOnce"},
+	{bug: "midStarLiteral", check: "MatchModel"},
+
+	{bug: "errNoSubs", check: "NoSubscribers"},
+	{bug: "trunc", check: "AnyBytes"},
+	{bug: "sizeFirst", check: "PublishOrderOfErrors"},
+	{bug: "headersUncounted", check: "HeadersCount"},
+	{bug: "slowNoStream", check: "OutsideStreams"},
+	{bug: "dedupRace", check: "MessageIDAtOnce"},
+	{bug: "idShared", check: "MessageIDPerStream"},
+	{bug: "windowForever", check: "DuplicateWindow"},
+	{bug: "windowShort", check: "DuplicateWindow", child: true, bubble: true},
+	{bug: "expectRace", check: "ExpectAtOnce"},
+	{bug: "expectEver", check: "ExpectNoneNow"},
 
 	{bug: "lateSub", check: "ReadyOnReturn"},
 	{bug: "onlyFirst", check: "FanOut"},
@@ -82,6 +97,17 @@ var mutants = []mutant{
 	{bug: "perSubShuffle", check: "TotalOrder"},
 	{bug: "parallelHandler", check: "HandlerSerial"},
 
+	{bug: "causeLater", check: "Causal"},
+
+	{bug: "boundedBurst", check: "Burst"},
+	{bug: "smallDefault", check: "DefaultBuffer"},
+	{bug: "racyMap", check: "Storm", child: true, said: "map"},
+	{bug: "quadraticSub", check: "ManySubscriptions"},
+	{bug: "leakSubs", check: "Residue"},
+	{bug: "leakMessages", check: "Residue"},
+	{bug: "leakSubjects", check: "Residue"},
+	{bug: "leakConsumer", check: "Residue"},
+
 	{bug: "aliasPub", check: "PublisherBuffer"},
 	{bug: "roomToAppend", check: "KeepAndAppend"},
 	{bug: "reuseBuffer", check: "KeepAndAppend"},
@@ -99,6 +125,12 @@ var mutants = []mutant{
 	{bug: "errorEnds", check: "HookHarmsNobody"},
 	{bug: "hookKill", check: "HookHarmsNobody", child: true, said: "panic: in the hook, on purpose"},
 	{bug: "hookSilenced", check: "HookHarmsNobody"},
+	{bug: "hookTwice", check: "HookOnce"},
+	{bug: "bothHooks", check: "HookOnce"},
+	{bug: "hookHoldsLock", check: "SlowHook"},
+	{bug: "ownHookHoldsLock", check: "SlowHook"},
+	{bug: "swallowDecode", check: "TypedDecode"},
+	{bug: "noTrace", check: "TraceContext"},
 	{bug: "contextKept", check: "HandlerContext"},
 	{bug: "lockInHandler", check: "PublishInHandler"},
 	{bug: "lockInHandler", check: "SubscribeInHandler"},
@@ -112,6 +144,10 @@ var mutants = []mutant{
 	{bug: "ignoreUntil", check: "UntilEnds"},
 	{bug: "keptAfterCancel", check: "SubscribeContext"},
 	{bug: "leakGo", check: "NoLeak"},
+	{bug: "negativeOK", check: "BadOptions"},
+	{bug: "unsubWaits", check: "UnsubscribeDeadline"},
+	{bug: "crossFence", check: "UnsubscribeEachOther"},
+	{bug: "hangClose", check: "CloseUnblocks"},
 
 	{bug: "pubAfterClose", check: "AfterClose"},
 	{bug: "subAfterClose", check: "AfterClose"},
@@ -129,6 +165,14 @@ var mutants = []mutant{
 	{bug: "noUpdate", check: "EnsureUpdates"},
 	{bug: "negOK", check: "EnsureInvalid"},
 	{bug: "overlapOK", check: "EnsureOverlap"},
+	{bug: "ensureRace", check: "EnsureAtOnce"},
+	{bug: "halfEnsure", check: "EnsureAllOrNothing"},
+	{bug: "ensureDeletes", check: "EnsureLeavesAlone"},
+	{bug: "sharedLimit", check: "LimitsSeparate"},
+	{bug: "discardUnlogged", check: "DiscardLogged"},
+	{bug: "listMiscounts", check: "StreamList"},
+	{bug: "listAliases", check: "StreamList"},
+	{bug: "healthLies", check: "Health"},
 	{bug: "deafWhenCaptured", check: "CaptureChanges"},
 	{bug: "capturedTwice", check: "CaptureReturns"},
 	{bug: "evictNew", check: "MaxMsgs"},
@@ -159,6 +203,10 @@ var mutants = []mutant{
 	{bug: "markerEarly", check: "CaughtUp"},
 	{bug: "startIgnored", check: "StartUncaptured"},
 	{bug: "streamsUnnamed", check: "StartUncaptured"},
+
+	{bug: "idleTimeout", check: "EmptyHistory"},
+	{bug: "replayHoldsLock", check: "SlowReplay"},
+	{bug: "aliasStore", check: "ReplayIsolation"},
 
 	{bug: "gap", check: "HandoverNoGap"},
 	{bug: "dupJoin", check: "HandoverNoGap"},
@@ -230,7 +278,7 @@ var mutants = []mutant{
 	{bug: "noPersist", check: "Reopen"},
 	{bug: "seqReset", check: "CursorGrows"},
 	{bug: "noLock", check: "SecondOpen"},
-	{bug: "ackBeforeWrite", check: "Kill", child: true, said: "killed again and again"},
+	{bug: "ackBeforeWrite", check: "Kill", child: true, said: "acknowledged before"},
 	{bug: "idsForgotten", check: "Kill", child: true, said: "was stored again"},
 	{bug: "resumeRepeats", check: "KillResume", child: true, said: "should be"},
 	{bug: "doneNotStored", check: "GroupKill", child: true, said: "came again"},
@@ -264,7 +312,7 @@ func (m mutant) harness() Harness {
 	h.only = m.check
 	h.Patience = time.Second
 	h.Settle = defaultSettle // what a mutant does late must be seen on a busy machine, too
-	h.Bubble = cfg.Tick > 0
+	h.Bubble = cfg.Tick > 0 || m.bubble
 	return h
 }
 

@@ -128,9 +128,7 @@ func (c *C) table(patterns map[string][]string, subjects []string) {
 				want = append(want, subject)
 			}
 		}
-		c.judge(h, func(events []event) *fault {
-			return exactly(want...)(slices.DeleteFunc(events, func(e event) bool { return strings.HasPrefix(e.text, "end of ") }))
-		})
+		c.judge(h, withoutEnds(exactly(want...)))
 	}
 }
 

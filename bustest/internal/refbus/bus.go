@@ -47,8 +47,11 @@ type Bus struct {
 	o    bus.OpenOptions
 	hook chan bus.Problem
 	done chan struct{} // closed when Close is done
+	ends chan struct{} // closed when Close begins
 
-	fan sync.Mutex // of the bug serialFanout
+	fan    sync.Mutex     // of the bug serialFanout
+	racy   map[string]int // of the bug racyMap
+	leaked []any          //  of bugs that keep what has ended
 
 	mu       sync.Mutex
 	streams  []*stream
@@ -69,6 +72,7 @@ type Bus struct {
 func Open(cfg Config, opts ...bus.OpenOption) (bus.Bus, error) {
 	b := &Bus{
 		cfg: cfg, o: bus.NewOpenOptions(opts), done: make(chan struct{}), hook: make(chan bus.Problem, 1024),
+		ends: make(chan struct{}), racy: map[string]int{},
 		groups: map[string]*group{}, kept: map[string]*place{},
 	}
 	if cfg.Dir != "" {
@@ -93,7 +97,16 @@ func (b *Bus) tellHook() {
 		}
 	}()
 	for p := range b.hook {
+		if b.bug("hookHoldsLock") {
+			b.mu.Lock()
+			tell(b.o.ErrorHook, p)
+			b.mu.Unlock()
+			continue
+		}
 		tell(b.o.ErrorHook, p)
+		if b.bug("hookTwice") {
+			tell(b.o.ErrorHook, p)
+		}
 	}
 	finished = true
 }
@@ -159,6 +172,11 @@ func (b *Bus) Publish(ctx context.Context, subject string, data []byte, opts ...
 }
 
 func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.PublishOptions) error {
+	if b.bug("racyMap") {
+		for range 5000 { // so that two meet
+			b.racy[subject]++
+		}
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err := b.refuse(ctx); err != nil && !(b.bug("pubAfterClose") && errors.Is(err, bus.ErrClosed)) {
@@ -186,14 +204,31 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.Pu
 			return err
 		}
 	}
+	tooLarge := b.cfg.MaxPayload > 0 && size(data, o.Header, !b.bug("headersUncounted")) > b.cfg.MaxPayload && !b.bug("bigOK")
+	if tooLarge && b.bug("sizeFirst") {
+		return bus.ErrTooLarge
+	}
+	if b.o.Propagator != nil && !b.bug("noTrace") && !b.cfg.NoHeaders {
+		o.Header = o.Header.Clone()
+		if o.Header == nil {
+			o.Header = bus.Header{}
+		}
+		b.o.Propagator.Inject(ctx, o.Header)
+	}
 	if b.cfg.NoHeaders && o.Header != nil && !b.bug("headersIgnored") {
 		return fmt.Errorf("headers are %w", bus.ErrUnsupported)
 	}
 	if err := checkHeader(o.Header); err != nil && !b.bug("badHeaderOK") {
 		return err
 	}
-	if b.cfg.MaxPayload > 0 && len(data) > b.cfg.MaxPayload && !b.bug("bigOK") {
+	if strings.ContainsAny(o.MessageID, "\r\n\x00") || strings.TrimSpace(o.MessageID) != o.MessageID {
+		return fmt.Errorf("%w: the message ID", bus.ErrBadHeader)
+	}
+	if tooLarge {
 		return fmt.Errorf("%w: %d bytes, limit %d", bus.ErrTooLarge, len(data), b.cfg.MaxPayload)
+	}
+	if b.bug("leakSubjects") {
+		b.leaked = append(b.leaked, subject)
 	}
 	m := b.message(subject, data, o.Header)
 	if st := b.capturing(subject); st != nil {
@@ -202,7 +237,25 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.Pu
 	if (o.MessageID != "" || o.Expect || o.Receipt != nil) && !b.bug("optionsIgnored") {
 		return bus.ErrNoStream
 	}
+	if b.bug("slowNoStream") && len(b.streams) > 0 {
+		b.mu.Unlock()
+		_ = pauseUntil(ctx, 50*time.Millisecond) // as one that waits for a stream to answer
+		b.mu.Lock()
+	}
 	return b.send(ctx, m)
+}
+
+// size is what a limit counts.
+func size(data []byte, header bus.Header, counted bool) int {
+	n := len(data)
+	for k, values := range header {
+		for _, v := range values {
+			if counted {
+				n += len(k) + len(v)
+			}
+		}
+	}
+	return n
 }
 
 // message makes the message that subscriptions share.
@@ -238,10 +291,24 @@ func (b *Bus) send(ctx context.Context, m *bus.Message) error {
 			places[s.place] = true
 		}
 	}
+	if len(matching) == 0 && b.bug("errNoSubs") {
+		return bus.ErrUnavailable
+	}
 	if len(matching) > 1 && b.bug("onlyFirst") {
 		matching = matching[:1]
 	}
+	if b.bug("leakMessages") {
+		b.leaked = append(b.leaked, m)
+	}
 	for _, s := range matching {
+		if b.bug("causeLater") && !b.inHandler(ctx) && s.number%2 == 0 {
+			time.AfterFunc(5*time.Millisecond, func() {
+				b.mu.Lock()
+				defer b.mu.Unlock()
+				s.push(m)
+			})
+			continue
+		}
 		for s.full(m) && b.bug("blockPub") {
 			b.mu.Unlock()
 			err := pauseUntil(ctx, time.Millisecond)
@@ -281,6 +348,9 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		b.mu.Unlock()
 		return nil, err
 	}
+	if b.bug("quadraticSub") {
+		slices.SortFunc(slices.Clone(b.subs), func(s, t *subscription) int { return strings.Compare(t.pattern, s.pattern) })
+	}
 	s, err := b.position(pattern, handler, o)
 	if err != nil {
 		b.mu.Unlock()
@@ -296,15 +366,25 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	}
 	b.mu.Unlock()
 	go s.run()
+	if b.bug("idleTimeout") && o.Start.Kind != bus.StartNew && !s.hasPast() {
+		_ = pauseUntil(ctx, 50*time.Millisecond) // whether something comes after all
+	}
 	if b.bug("leakGo") {
 		go func() { select {} }()
 	}
 	if o.Background && !b.bug("backgroundIgnored") || b.inHandler(ctx) || b.bug("earlyReturn") {
 		return s, nil
 	}
+	ends := b.ends
+	if b.bug("hangClose") {
+		ends = nil
+	}
 	select {
 	case <-s.caughtUp:
 		return s, nil
+	case <-ends:
+		s.end(bus.ErrClosed)
+		return nil, bus.ErrClosed
 	case <-s.done:
 		return nil, cmpErr(s.Err(), bus.ErrClosed)
 	case <-ctx.Done():
@@ -322,97 +402,27 @@ func cmpErr(err, otherwise error) error {
 	return otherwise
 }
 
-// Close implements bus.Bus.
-func (b *Bus) Close(ctx context.Context) error {
-	b.mu.Lock()
-	first := !b.closing
-	b.closing = true
-	b.mu.Unlock()
-	if first {
-		if _, has := ctx.Deadline(); !has || b.inHandler(ctx) {
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			defer cancel()
-		}
-		if !b.inHandler(ctx) || b.bug("closeWaitsInHandler") {
-			b.finish(ctx)
-			return b.closeErr
-		} else {
-			go b.finish(ctx)
-			return nil
-		}
-	}
-	if b.inHandler(ctx) || !first && b.bug("secondCloseEarly") {
-		return nil
-	}
-	select {
-	case <-b.done:
-		return b.closeErr
-	case <-ctx.Done():
-		return b.wrap("close", "", ctx.Err(), nil)
-	}
-}
-
-// finish drains the subscriptions, until ctx ends, and releases everything.
-func (b *Bus) finish(ctx context.Context) {
-	b.mu.Lock()
-	subs := slices.Clone(b.subs)
-	for _, s := range subs {
-		if b.bug("dropOnClose") {
-			s.queue = nil
-		}
-		if s.inGroup() && b.bug("groupDropsOnClose") {
-			s.queue = nil
-			for _, l := range s.legs {
-				l.pos = l.st.seq
-			}
-		}
-		s.poke()
-	}
-	b.mu.Unlock()
-	var stuck []string
-	for _, s := range subs {
-		if b.bug("noCloseFence") {
-			break
-		}
-		if b.bug("closeWaitsForever") {
-			<-s.done
-		}
-		select {
-		case <-s.done:
-		case <-ctx.Done():
-			s.end(bus.ErrClosed)
-			grace := time.NewTimer(20 * time.Millisecond) // a handler that heeds its context
-			select {
-			case <-s.done:
-			case <-grace.C:
-				stuck = append(stuck, s.pattern)
-			}
-			grace.Stop()
-		}
-	}
-	for _, s := range subs {
-		s.end(bus.ErrClosed)
-	}
-	b.detach(ctx)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(stuck) > 0 && !b.bug("stuckUnsaid") {
-		b.closeErr = b.wrap("close", strings.Join(stuck, ", "), bus.ErrHandlersRunning, nil)
-	}
-	b.closed = true
-	b.unload()
-	close(b.hook)
-	close(b.done)
-}
-
 // Health implements bus.HealthChecker.
 func (b *Bus) Health(ctx context.Context) error {
 	return b.wrap("health", "", b.over(ctx, nil, func() error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		return b.refuse(ctx)
+		err := b.refuse(ctx)
+		if err == nil && b.bug("healthLies") {
+			err = bus.ErrUnavailable
+		}
+		return err
 	}), nil)
+}
+
+// Residue is how much the bus keeps for its subscriptions.
+func (b *Bus) Residue() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.bug("leakConsumer") {
+		return b.created
+	}
+	return len(b.subs)
 }
 
 // report gives a problem to the bus' own hook. b.mu is held.

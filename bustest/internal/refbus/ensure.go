@@ -34,6 +34,10 @@ func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) er
 	}
 	b.mu.Unlock()
 	for _, s := range changed {
+		if b.bug("changesLater") {
+			time.AfterFunc(20*time.Millisecond, func() { s.end(bus.ErrStreamChanged) })
+			continue
+		}
 		if b.bug("capturedTwice") {
 			s.follow()
 			continue
@@ -41,6 +45,17 @@ func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) er
 		s.change()
 	}
 	return err
+}
+
+// follow gives the subscription a leg for each stream that it touches now, of the bug capturedTwice.
+func (s *subscription) follow() {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	for _, st := range s.b.streams {
+		if slices.ContainsFunc(st.cfg.Subjects, func(captured string) bool { return overlap(captured, s.pattern) }) {
+			s.legs = append(s.legs, &leg{st: st, pos: st.seq, past: st.seq, open: st.seq})
+		}
+	}
 }
 
 // touched says which streams a pattern touches and which captures it as a whole.
@@ -69,6 +84,9 @@ func (b *Bus) ensureAll(ctx context.Context, configs []bus.StreamConfig) error {
 		}
 		return b.wrap("ensure", "streams", bus.ErrUnsupported, nil)
 	}
+	if b.bug("halfEnsure") && len(configs) > 1 && slices.ContainsFunc(b.streams, func(st *stream) bool { return st.cfg.Name == configs[0].Name }) {
+		return errors.Join(b.ensureAll(ctx, configs[:1]), b.ensureAll(ctx, configs[1:]))
+	}
 	planned := map[string][]string{}
 	for _, st := range b.streams {
 		planned[st.cfg.Name] = st.cfg.Subjects
@@ -90,6 +108,14 @@ func (b *Bus) ensureAll(ctx context.Context, configs []bus.StreamConfig) error {
 			}
 		}
 	}
+	if b.bug("ensureRace") {
+		b.yield()
+	}
+	if b.bug("ensureDeletes") {
+		b.streams = slices.DeleteFunc(b.streams, func(st *stream) bool {
+			return !slices.ContainsFunc(configs, func(cfg bus.StreamConfig) bool { return cfg.Name == st.cfg.Name })
+		})
+	}
 	for _, cfg := range configs {
 		if err := b.ensure(cfg); err != nil {
 			return b.wrap("ensure", cfg.Name, err, nil)
@@ -100,9 +126,15 @@ func (b *Bus) ensureAll(ctx context.Context, configs []bus.StreamConfig) error {
 
 func (b *Bus) ensure(cfg bus.StreamConfig) error {
 	cfg.Subjects = slices.Clone(cfg.Subjects)
+	if cfg.Duplicates == 0 {
+		cfg.Duplicates = defaultDuplicates
+		if cfg.MaxAge > 0 {
+			cfg.Duplicates = min(cfg.Duplicates, cfg.MaxAge)
+		}
+	}
 	i := slices.IndexFunc(b.streams, func(st *stream) bool { return st.cfg.Name == cfg.Name })
 	if i < 0 || b.bug("recreate") {
-		st := &stream{ageless: b.bug("neverExpire"), cfg: cfg, epoch: fmt.Sprintf("e%x", rand.Uint64()), seq: 1, lost: 1, ids: map[string]remembered{}}
+		st := &stream{ageless: b.bug("neverExpire"), cfg: cfg, epoch: fmt.Sprintf("e%x", rand.Uint64()), seq: 1, lost: 1, ids: map[string]remembered{}, ever: map[string]bus.Cursor{}}
 		if i < 0 {
 			b.streams = append(b.streams, st)
 		} else {
@@ -115,7 +147,11 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 		return nil
 	}
 	st.cfg = cfg
+	before := len(st.msgs)
 	st.trim(b)
+	if gone := before - len(st.msgs); gone > 0 && !b.bug("discardUnlogged") {
+		b.o.Logger.Warn("refbus: new limits discarded messages", "stream", cfg.Name, "count", gone)
+	}
 	return b.write(line{Config: &cfg, Epoch: st.epoch})
 }
 
@@ -137,8 +173,20 @@ func (b *Bus) list(ctx context.Context) ([]bus.StreamInfo, error) {
 	var infos []bus.StreamInfo
 	for _, st := range b.streams {
 		info := bus.StreamInfo{Config: st.cfg, Msgs: uint64(len(st.msgs))}
+		for _, m := range st.msgs {
+			info.Bytes += uint64(size(m.Data, m.Header, true))
+		}
+		if !b.bug("listAliases") {
+			info.Config.Subjects = slices.Clone(st.cfg.Subjects)
+		}
 		if len(st.msgs) > 0 {
-			info.First, info.Last = st.msgs[0].Cursor, st.cursor(st.seq)
+			info.First = st.msgs[0].Cursor
+		}
+		if st.seq > 1 {
+			info.Last = st.cursor(st.seq)
+		}
+		if b.bug("listMiscounts") {
+			info.Msgs = max(0, st.seq-1)
 		}
 		infos = append(infos, info)
 	}

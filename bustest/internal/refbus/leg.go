@@ -1,6 +1,10 @@
 package refbus
 
-import "github.com/jitney-go/jitney/bus"
+import (
+	"slices"
+
+	"github.com/jitney-go/jitney/bus"
+)
 
 // leg is the place of a subscription in one stream.
 type leg struct {
@@ -10,6 +14,20 @@ type leg struct {
 	open uint64 // the tick has let through what is up to here
 	only map[uint64]bool
 	live uint64 // of the bug liveFirst
+}
+
+// hasPast reports whether something is stored that the subscription is to be given.
+func (s *subscription) hasPast() bool {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	for _, l := range s.legs {
+		for _, m := range l.st.msgs {
+			if s.matches(m.Subject) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // seek moves a leg to a start position.
@@ -138,6 +156,12 @@ func (s *subscription) takeFrom(l *leg) (*bus.Message, *bus.Problem) {
 		}
 		if seq <= l.past && !s.b.bug("replayUnmarked") {
 			m = &bus.Message{Subject: m.Subject, Data: m.Data, Header: m.Header, Cursor: m.Cursor, Time: m.Time, Replayed: true}
+			if s.b.bug("trunc") {
+				m.Data = slices.Clip(m.Data[:min(len(m.Data), 1000)])
+			}
+		} else if s.b.bug("aliasStore") {
+			m = m.Clone()
+			m.Data = slices.Clip(m.Data)
 		}
 		return m, nil
 	}

@@ -3,6 +3,7 @@ package refbus
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -48,6 +49,9 @@ func (l *log) write(v line) error {
 		return err
 	}
 	_, err = l.w.Write(append(text, '\n'))
+	if w, ok := l.w.(*bufio.Writer); ok && v.Config != nil {
+		return errors.Join(err, w.Flush()) // ackBeforeWrite is about messages
+	}
 	return err
 }
 
@@ -102,7 +106,7 @@ func (b *Bus) restore(v line) {
 	if v.Config != nil {
 		i := slices.IndexFunc(b.streams, func(st *stream) bool { return st.cfg.Name == v.Config.Name })
 		if i < 0 {
-			b.streams = append(b.streams, &stream{seq: 1, lost: 1, ids: map[string]remembered{}})
+			b.streams = append(b.streams, &stream{seq: 1, lost: 1, ids: map[string]remembered{}, ever: map[string]bus.Cursor{}})
 			i = len(b.streams) - 1
 		}
 		b.streams[i].cfg, b.streams[i].epoch = *v.Config, v.Epoch
@@ -132,7 +136,7 @@ func (b *Bus) restore(v line) {
 			v.Message.Data = slices.Clip(v.Message.Data)
 			st.msgs = append(st.msgs, v.Message)
 			if !b.bug("idsForgotten") {
-				st.rememberID(v.ID, v.Message)
+				st.rememberID(b, v.ID, v.Message)
 			}
 			st.trim(b)
 			st.restored = true

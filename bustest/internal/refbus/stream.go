@@ -20,8 +20,9 @@ type stream struct {
 	msgs  []*bus.Message
 	ids   map[string]remembered
 
-	ageless  bool // of the bug neverExpire
-	restored bool // of the bug resumeRepeats
+	ageless  bool                  // of the bug neverExpire
+	restored bool                  // of the bug resumeRepeats
+	ever     map[string]bus.Cursor // of the bug expectEver
 }
 
 type remembered struct {
@@ -50,14 +51,18 @@ func (b *Bus) capturing(subject string) *stream {
 
 // append stores a message. b.mu is held.
 func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
-	if st.cfg.MaxBytes > 0 && int64(len(m.Data)) > st.cfg.MaxBytes && !b.bug("bigAccepted") {
+	stored := int64(size(m.Data, m.Header, !b.bug("headersUncounted")))
+	if st.cfg.MaxBytes > 0 && stored > st.cfg.MaxBytes && !b.bug("bigAccepted") {
 		return bus.ErrTooLarge
 	}
-	if known, ok := st.ids[o.MessageID]; ok && o.MessageID != "" && time.Now().Before(known.until) && !b.bug("noDedup") {
+	if known, ok := st.known(b, o.MessageID); ok && o.MessageID != "" && time.Now().Before(known.until) && !b.bug("noDedup") {
 		if o.Receipt != nil {
 			*o.Receipt = bus.Receipt{Cursor: known.cursor, Duplicate: !b.bug("untoldDuplicate")}
 		}
 		return nil
+	}
+	if b.bug("dedupRace") && o.MessageID != "" {
+		b.yield()
 	}
 	if o.Expect {
 		st.expire()
@@ -66,6 +71,12 @@ func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
 			if other.Subject == m.Subject {
 				last = other.Cursor
 			}
+		}
+		if last.IsZero() && b.bug("expectEver") {
+			last = st.ever[m.Subject]
+		}
+		if b.bug("expectRace") {
+			b.yield()
 		}
 		if last != o.ExpectLast && !b.bug("expectIgnored") {
 			if b.bug("conflictStores") {
@@ -89,7 +100,7 @@ func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
 	if b.bug("spanTwice") {
 		return b.send(context.Background(), m)
 	}
-	st.rememberID(o.MessageID, m)
+	st.rememberID(b, o.MessageID, m)
 	if o.Receipt != nil {
 		*o.Receipt = bus.Receipt{Cursor: m.Cursor}
 	}
@@ -97,14 +108,40 @@ func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
 }
 
 // rememberID keeps a message from being stored again under its ID.
-func (st *stream) rememberID(id string, m *bus.Message) {
+func (st *stream) rememberID(b *Bus, id string, m *bus.Message) {
 	window := st.cfg.Duplicates
 	if window == 0 {
 		window = defaultDuplicates
 	}
+	if b.bug("windowForever") {
+		window = time.Hour
+	}
+	if b.bug("windowShort") {
+		window /= 4
+	}
 	if id != "" {
 		st.ids[id] = remembered{m.Cursor, m.Time.Add(window)}
 	}
+}
+
+// known looks a message ID up.
+func (st *stream) known(b *Bus, id string) (remembered, bool) {
+	if b.bug("idShared") {
+		for _, other := range b.streams {
+			if r, ok := other.ids[id]; ok {
+				return r, true
+			}
+		}
+	}
+	r, ok := st.ids[id]
+	return r, ok
+}
+
+// yield lets others in where nobody may come in, of bugs. b.mu is held.
+func (b *Bus) yield() {
+	b.mu.Unlock()
+	_ = pauseUntil(context.Background(), time.Millisecond) // its only error is a context's, and this one never ends
+	b.mu.Lock()
 }
 
 // keep gives a message its place and lets the subscriptions see it.
@@ -117,11 +154,17 @@ func (b *Bus) keep(st *stream, m *bus.Message, id string) error {
 	if err := b.write(line{Stream: st.cfg.Name, Message: m, Seq: st.seq, ID: id}); err != nil {
 		return err
 	}
+	if b.bug("aliasStore") {
+		m.Data = append(make([]byte, 0, len(m.Data)+64), m.Data...)
+	}
+	if b.bug("expectEver") {
+		st.ever[m.Subject] = m.Cursor
+	}
 	st.msgs = append(st.msgs, m)
 	st.trim(b)
 	for _, s := range b.subs {
 		for _, l := range s.legs {
-			if l.st == st {
+			if l.st == st && (s.matches(m.Subject) || b.cfg.Bug != "") {
 				b.tick()
 				s.poke()
 			}
@@ -133,17 +176,17 @@ func (b *Bus) keep(st *stream, m *bus.Message, id string) error {
 // trim applies the limits; the oldest go first.
 func (st *stream) trim(b *Bus) {
 	st.expire()
-	size := int64(0)
+	sum := int64(0)
 	for _, m := range st.msgs {
-		size += int64(len(m.Data))
+		sum += int64(size(m.Data, m.Header, true))
 		if b.bug("overheadForgotten") {
-			size += int64(len(m.Subject)) // which append doesn't count
+			sum += int64(len(m.Subject)) // which append doesn't count
 		}
 	}
 	if b.bug("bytesIgnored") {
-		size = 0
+		sum = 0
 	}
-	for st.cfg.MaxMsgs > 0 && int64(len(st.msgs)) > st.cfg.MaxMsgs || st.cfg.MaxBytes > 0 && size > st.cfg.MaxBytes {
+	for st.cfg.MaxMsgs > 0 && int64(len(st.msgs)) > st.cfg.MaxMsgs || st.cfg.MaxBytes > 0 && sum > st.cfg.MaxBytes {
 		if b.bug("evictNew") {
 			st.msgs = st.msgs[:len(st.msgs)-1]
 			return
@@ -151,8 +194,13 @@ func (st *stream) trim(b *Bus) {
 		if b.bug("slowSpared") && b.waitedFor(st, st.msgs[0]) {
 			return
 		}
-		size -= int64(len(st.msgs[0].Data))
+		sum -= int64(size(st.msgs[0].Data, st.msgs[0].Header, true))
 		st.discardFirst()
+	}
+	for _, other := range b.streams {
+		for b.bug("sharedLimit") && st.cfg.MaxMsgs > 0 && int64(len(other.msgs)) > st.cfg.MaxMsgs {
+			other.discardFirst()
+		}
 	}
 	if limit := st.cfg.MaxMsgsPerSubject; limit > 0 && len(st.msgs) > 0 {
 		newest := st.msgs[len(st.msgs)-1].Subject

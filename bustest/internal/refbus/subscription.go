@@ -38,8 +38,9 @@ type subscription struct {
 	err      error
 	isCaught bool
 
-	serial sync.Mutex // of the bug goPerMsg
-	keep   []byte     // of the bug reuseBuffer
+	serial sync.Mutex   // of the bug goPerMsg
+	last   *bus.Problem // why it ended, if that is to be told
+	keep   []byte       // of the bug reuseBuffer
 }
 
 // position makes a subscription that stands where o says. b.mu is held.
@@ -48,6 +49,11 @@ func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptio
 		reserved := strings.HasPrefix(pattern, "$") || strings.HasPrefix(pattern, "_")
 		if !(reserved && b.bug("reservedOK")) && !(!reserved && b.bug("noValidate")) {
 			return nil, err
+		}
+	}
+	if handler == nil || o.Start.Kind == bus.StartLast && o.Start.N < 0 || o.MaxMsgs < 0 || o.MaxBytes < 0 {
+		if !b.bug("negativeOK") {
+			return nil, errors.New("the handler is nil, or a number is negative")
 		}
 	}
 	switch {
@@ -62,7 +68,7 @@ func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptio
 		wake: make(chan struct{}, 1), done: make(chan struct{}), caughtUp: make(chan struct{}),
 		stopUntil: func() bool { return true },
 	}
-	s.ctx, s.cancel = context.WithCancel(context.WithValue(context.Background(), handlerKey{b}, true))
+	s.ctx, s.cancel = context.WithCancel(context.WithValue(context.Background(), handlerKey{b}, s))
 	b.created++
 	s.number = b.created
 	var touched []string
@@ -114,20 +120,14 @@ func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptio
 	return s, nil
 }
 
-// follow gives the subscription a leg for each stream that it touches now, of the bug capturedTwice.
-func (s *subscription) follow() {
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
-	for _, st := range s.b.streams {
-		if slices.ContainsFunc(st.cfg.Subjects, func(captured string) bool { return overlap(captured, s.pattern) }) {
-			s.legs = append(s.legs, &leg{st: st, pos: st.seq, past: st.seq, open: st.seq})
-		}
-	}
-}
-
 func (s *subscription) matches(subject string) bool {
 	p := s.pattern
 	switch s.b.cfg.Bug {
+	case "midStarLiteral":
+		// A '*' between literals is taken for itself when a '>' follows.
+		if tokens := strings.Split(p, "."); len(tokens) > 3 && tokens[len(tokens)-1] == ">" && tokens[len(tokens)-3] == "*" && tokens[len(tokens)-2] != "*" {
+			return false
+		}
 	case "starMany":
 		if head, ok := strings.CutSuffix(p, ".*"); ok {
 			p = head + ".>"
@@ -155,8 +155,14 @@ func (s *subscription) matches(subject string) bool {
 // limits of the queue.
 func (s *subscription) limits() (msgs, size int) {
 	msgs, size = s.o.MaxMsgs, s.o.MaxBytes
+	if s.b.bug("boundedBurst") {
+		msgs = min(msgs, 10_000)
+	}
 	if msgs <= 0 {
 		msgs = defaultMsgs
+		if s.b.bug("smallDefault") {
+			msgs = 256
+		}
 	}
 	if size <= 0 {
 		size = defaultBytes
@@ -250,6 +256,10 @@ func (s *subscription) run() {
 			s.b.fan.Lock()
 			s.call(m)
 			s.b.fan.Unlock()
+		case s.b.bug("replayHoldsLock") && m.Replayed:
+			s.b.mu.Lock()
+			s.call(m)
+			s.b.mu.Unlock()
 		case s.b.bug("lockInHandler"):
 			s.b.mu.Lock()
 			s.call(m)
@@ -268,8 +278,10 @@ func (s *subscription) next() (*bus.Message, *bus.Problem) {
 	for {
 		s.b.mu.Lock()
 		if s.ended {
+			last := s.last
+			s.last = nil
 			s.b.mu.Unlock()
-			return nil, nil
+			return nil, last
 		}
 		var m *bus.Message
 		var p *bus.Problem
@@ -406,7 +418,15 @@ func (s *subscription) handle(m *bus.Message) (err error) {
 		copied.Data = slices.Clip(s.keep)
 		m = &copied
 	}
-	if err = s.handler(s.ctx, m); err != nil && !s.b.bug("errorSwallowed") {
+	ctx := s.ctx
+	if s.b.o.Propagator != nil && m.Header != nil {
+		ctx = s.b.o.Propagator.Extract(ctx, m.Header)
+	}
+	err = s.handler(ctx, m)
+	if err != nil && strings.Contains(err.Error(), "decode") && s.b.bug("swallowDecode") {
+		return nil
+	}
+	if err != nil && !s.b.bug("errorSwallowed") {
 		s.tell(bus.Problem{Err: err, Pattern: s.pattern, Subject: m.Subject, Cursor: m.Cursor})
 		if s.b.bug("errorEnds") {
 			s.end(err)
@@ -421,9 +441,15 @@ func (s *subscription) tell(p bus.Problem) {
 		s.o.ErrorHook(p)
 		return
 	}
+	if s.o.ErrorHook != nil && s.b.bug("ownHookHoldsLock") {
+		s.b.mu.Lock()
+		defer s.b.mu.Unlock()
+	}
 	if s.o.ErrorHook != nil {
 		tell(s.o.ErrorHook, p)
-		return
+		if !s.b.bug("bothHooks") {
+			return
+		}
 	}
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
@@ -443,6 +469,12 @@ func (s *subscription) end(err error) {
 		s.cancel()
 	}
 	s.poke()
+	if errors.Is(err, bus.ErrStreamChanged) && !s.b.bug("changeUntold") {
+		s.last = &bus.Problem{Err: err, Pattern: s.pattern}
+	}
+	if s.b.bug("leakSubs") {
+		s.b.leaked = append(s.b.leaked, s.handler)
+	}
 	s.b.subs = slices.DeleteFunc(s.b.subs, func(other *subscription) bool { return other == s })
 	s.left()
 	if s.b.bug("removeByFunc") {
@@ -465,11 +497,18 @@ func (s *subscription) Unsubscribe(ctx context.Context) error {
 	if !s.b.bug("unsubNothing") {
 		s.end(nil)
 	}
-	if s.b.inHandler(ctx) && !s.b.bug("selfFence") || s.b.bug("noFence") || s.b.bug("unsubNothing") {
+	inside := s.b.inHandler(ctx)
+	if s.b.bug("crossFence") {
+		inside = ctx.Value(handlerKey{s.b}) == s
+	}
+	if inside && !s.b.bug("selfFence") || s.b.bug("noFence") || s.b.bug("unsubNothing") {
 		return nil
 	}
 	if s.b.bug("selfFence") {
 		ctx = context.WithoutCancel(ctx)
+	}
+	if s.b.bug("unsubWaits") {
+		<-s.done
 	}
 	select {
 	case <-s.done:

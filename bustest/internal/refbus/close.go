@@ -1,0 +1,97 @@
+package refbus
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// Close implements bus.Bus.
+func (b *Bus) Close(ctx context.Context) error {
+	b.mu.Lock()
+	first := !b.closing
+	b.closing = true
+	if first {
+		close(b.ends)
+	}
+	b.mu.Unlock()
+	if first {
+		if _, has := ctx.Deadline(); !has || b.inHandler(ctx) {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			defer cancel()
+		}
+		if !b.inHandler(ctx) || b.bug("closeWaitsInHandler") {
+			b.finish(ctx)
+			return b.closeErr
+		} else {
+			go b.finish(ctx)
+			return nil
+		}
+	}
+	if b.inHandler(ctx) || !first && b.bug("secondCloseEarly") {
+		return nil
+	}
+	select {
+	case <-b.done:
+		return b.closeErr
+	case <-ctx.Done():
+		return b.wrap("close", "", ctx.Err(), nil)
+	}
+}
+
+// finish drains the subscriptions, until ctx ends, and releases everything.
+func (b *Bus) finish(ctx context.Context) {
+	b.mu.Lock()
+	subs := slices.Clone(b.subs)
+	for _, s := range subs {
+		if b.bug("dropOnClose") {
+			s.queue = nil
+		}
+		if s.inGroup() && b.bug("groupDropsOnClose") {
+			s.queue = nil
+			for _, l := range s.legs {
+				l.pos = l.st.seq
+			}
+		}
+		s.poke()
+	}
+	b.mu.Unlock()
+	var stuck []string
+	for _, s := range subs {
+		if b.bug("noCloseFence") {
+			break
+		}
+		if b.bug("closeWaitsForever") {
+			<-s.done
+		}
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			s.end(bus.ErrClosed)
+			grace := time.NewTimer(20 * time.Millisecond) // a handler that heeds its context
+			select {
+			case <-s.done:
+			case <-grace.C:
+				stuck = append(stuck, s.pattern)
+			}
+			grace.Stop()
+		}
+	}
+	for _, s := range subs {
+		s.end(bus.ErrClosed)
+	}
+	b.detach(ctx)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(stuck) > 0 && !b.bug("stuckUnsaid") {
+		b.closeErr = b.wrap("close", strings.Join(stuck, ", "), bus.ErrHandlersRunning, nil)
+	}
+	b.closed = true
+	b.unload()
+	close(b.hook)
+	close(b.done)
+}
