@@ -365,7 +365,7 @@ func groupRefused(c *C) {
 	}
 	c.kinds(b, func(root string) {
 		pattern := c.subject(root + ".a")
-		for _, name := range []string{"a.b", "a b", "a*", ">", "ä", "a/b", "a\n", strings.Repeat("x", 33)} {
+		for _, name := range []string{"", "a.b", "a b", "a*", ">", "ä", "a/b", "a\n", strings.Repeat("x", 33)} {
 			refused(fmt.Sprintf("Group(%q)", name), pattern, bus.ErrBadSubject, bus.Group(name))
 			if root == "held" && c.h.claims(DurableGroups) {
 				refused(fmt.Sprintf("DurableGroup(%q)", name), pattern, bus.ErrBadSubject, bus.DurableGroup(name), bus.Attempts(0))

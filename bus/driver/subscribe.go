@@ -84,7 +84,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o *bus.SubscribeOptions, fills *group) (*subscription, error) {
 	t := b.table.Load()
 	r := t.route(pattern)
-	if o.Group != "" {
+	if o.Grouped {
 		if err := b.checkGroup(t, r, pattern, o); err != nil {
 			return nil, err
 		}
@@ -94,7 +94,7 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	}
 	s := &subscription{
 		b: b, pattern: pattern, handler: handler, hook: o.ErrorHook, route: r,
-		maxMsgs: o.MaxMsgs, maxBytes: o.MaxBytes, attempts: attempts(o), waits: o.Waits, grouped: o.Group != "", fills: fills,
+		maxMsgs: o.MaxMsgs, maxBytes: o.MaxBytes, attempts: attempts(o), waits: o.Waits, grouped: o.Grouped, fills: fills,
 		done: make(chan struct{}), caughtUp: make(chan struct{}),
 	}
 	if s.maxMsgs == 0 {
@@ -111,7 +111,7 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 		parent = context.Background()
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithValue(parent, insideKey{b}, true))
-	if b.gate != nil && o.Group == "" { // a group's inner subscription waits for the gate
+	if b.gate != nil && !o.Grouped { // a group's inner subscription waits for the gate
 		s.ready, s.leaveFn = b.gate(pattern, s.release)
 	}
 
@@ -125,7 +125,7 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	b.mu.Unlock()
 
 	var err error
-	if o.Group != "" {
+	if o.Grouped {
 		err = s.joinGroup(ctx, r, o)
 	} else {
 		err = s.connect(ctx, r, &o.Start)
