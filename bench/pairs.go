@@ -1,0 +1,75 @@
+package main
+
+import "time"
+
+// pairs is all there is to measure.
+var pairs = []pair{
+	{
+		name: "natsbus/fanout-1000", unit: "deliveries/s", open: openFanout("fanout"),
+		about: "1,000 subscriptions of one uncaptured subject; floor: 1,000 of nc.Subscribe on one connection",
+	},
+	{
+		name: "natsbus/fanout-1000-stream", unit: "deliveries/s", open: openFanout("bench.fanout"),
+		about: "the same on a captured subject, every publish acknowledged; floor: as before, of an uncaptured subject",
+	},
+	{
+		name: "natsbus/memory-per-sub", unit: "bytes", less: true, open: openMemory,
+		about: "heap and stacks that each of 1,000 subscriptions adds; floor: an ordered consumer each",
+	},
+	{
+		name: "natsbus/subscribe-10000", unit: "s", less: true, open: openSubscribe,
+		about: "10,000 subscriptions on 10,000 subjects of a stream, one after the other; floor: nc.Subscribe, which has no stream, and one flush",
+	},
+	{
+		name: "natsbus/last50-join-500", unit: "ms", less: true, open: openJoin(false),
+		about: "median time to the first message when 500 ask for the last 50 at once; floor: an ordered consumer each, told where to start",
+	},
+	{
+		name: "natsbus/last50-join-500-cold", unit: "ms", less: true, open: openJoin(true),
+		about: "the same right after the start of the process",
+	},
+	{
+		name: "natsbus/ack-1", unit: "µs", less: true, open: openLatency,
+		about: "median of one goroutine's acknowledged publish; floor: js.Publish, naming the stream as ours does",
+	},
+	{
+		name: "natsbus/ack-64", unit: "messages/s", open: openThroughput,
+		about: "acknowledged publishes of 64 goroutines; floor: js.Publish, naming the stream as ours does",
+	},
+	{
+		name: "natsbus/live-p50", unit: "µs", less: true, open: openLive(0.5, time.Second),
+		about: "median from publish to handler at 500 messages/s; floor: an ordered consumer's Consume, publisher on its own connection",
+	},
+	{
+		name: "natsbus/live-p99", unit: "µs", less: true, open: openLive(0.99, 2*time.Second),
+		about: "the 99th percentile of the same",
+	},
+	{
+		name: "natsbus/replay-100k", unit: "messages/s", open: openReplay,
+		about: "all of a stream of 100,000 messages; floor: an ordered consumer's Consume from the first",
+	},
+	{
+		name: "natsbus/start-empty", unit: "s", less: true, open: openStartEmpty,
+		about: "from nothing to the first acknowledged publish; floor: server, connection, stream, js.Publish",
+	},
+	{
+		name: "natsbus/start-1m", unit: "s", less: true, open: openStartFull,
+		about: "the same on a store of 1,000,000 messages of 1,000 subjects",
+	},
+	{
+		name: "natsbus/slow-one", unit: "deliveries/s", open: openSlow,
+		about: "100 subscriptions of a captured subject while one more is blocked; floor: ours without it",
+	},
+	{
+		name: "natsbus/churn-500", unit: "messages/s", open: openChurn,
+		about: "one goroutine's acknowledged publishes while 500 subscribers a second come, take the last 50 and go; floor: ours without them",
+	},
+	{
+		name: "membus/fanout-1000", unit: "deliveries/s", open: openMemFanout,
+		about: "1,000 subscriptions of one subject in memory; floor: a loop over 1,000 buffered channels",
+	},
+	{
+		name: "membus/publish", unit: "messages/s", open: openMemPublish,
+		about: "one publisher to one subscriber in memory; floor: one buffered channel",
+	},
+}
