@@ -50,7 +50,7 @@ func badOptions(c *C) {
 			},
 		} {
 			if sub, err := subscribe(); err == nil || sub != nil {
-				c.Errorf("Subscribe %s: want an error and no subscription, have %v and %v", what, err, sub)
+				c.Errorf("Subscribe %s: want an error and no subscription, have %v (a subscription: %t)", what, err, sub != nil)
 			}
 		}
 		watch := c.subscribe(b, c.subject(root+".a"))

@@ -127,7 +127,7 @@ func (b *channels) Subscribe(ctx context.Context, pattern string, handler bus.Ha
 	err := first(b.refusal(ctx, pattern, bus.CheckPattern), s.Until.Err())
 	switch {
 	case err != nil:
-	case handler == nil || s.MaxMsgs < 0 || s.Start.N < 0:
+	case handler == nil || s.MaxMsgs < 0 || s.MaxBytes < 0 || s.Start.N < 0:
 		err = errors.New("want a handler and no negative numbers")
 	case s.Group != "" || s.Start != (bus.Start{}) && s.Start != (bus.Start{Kind: bus.StartLast}):
 		err = fmt.Errorf("%w: groups and start positions", bus.ErrUnsupported)
