@@ -85,9 +85,15 @@ func (b *backend) ask(ctx context.Context, subject string, request, answer any) 
 			return err
 		}
 	}
+	if err := b.storeFailure(); err != nil {
+		return err
+	}
 	m, err := b.rc.RequestWithContext(ctx, subject, body)
 	if err != nil {
 		return connectionError(ctx, err)
+	}
+	if err := b.storeFailure(); err != nil {
+		return err // while the store is opened again its streams seem to be gone
 	}
 	var failure struct {
 		Error *apiError `json:"error"`
@@ -102,6 +108,14 @@ func (b *backend) ask(ctx context.Context, subject string, request, answer any) 
 		return nil
 	}
 	return json.Unmarshal(m.Data, answer)
+}
+
+// storeFailure is what is wrong with the embedded server.
+func (b *backend) storeFailure() error {
+	if b.server == nil {
+		return nil
+	}
+	return b.server.failure()
 }
 
 // connectionError says in the bus's words why a question got no answer.

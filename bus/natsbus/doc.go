@@ -22,6 +22,9 @@
 // elsewhere the server syncs each message). New streams and what a closed bus leaves are synced in each case.
 // On a server elsewhere it is as that server is configured.
 //
+// When the disk is full, publishing is bus.ErrUnavailable at once, naming the file, and Health says so. The
+// store is opened again in place as soon as there is room; nothing that was acknowledged is lost.
+//
 // # Streams
 //
 // There is one consumer at the server per stream that this process subscribes to, however

@@ -103,7 +103,7 @@ type backend struct {
 	waitings  map[*waiting]struct{}    // running Appends
 	report    func(bus.Problem)        // to the hook of the bus; nil while it is being opened
 	calls     context.Context          // of running Appends
-	endCalls  context.CancelFunc
+	endCalls  context.CancelCauseFunc
 
 	watch    *nats.Subscription
 	stopPoll chan struct{}
@@ -124,6 +124,7 @@ func open(ctx context.Context, e *embedded, o bus.OpenOptions) (bus.Bus, error) 
 	if err != nil {
 		return nil, errors.Join(err, e.stop())
 	}
+	e.watch(b.interrupt, b.renew)
 	return b.run(ctx, o, e.listen != "")
 }
 
@@ -149,7 +150,7 @@ func newBackend(log *slog.Logger) *backend {
 		waitings:  map[*waiting]struct{}{},
 		stopPoll:  make(chan struct{}),
 	}
-	b.calls, b.endCalls = context.WithCancel(context.Background())
+	b.calls, b.endCalls = context.WithCancelCause(context.Background())
 	return b
 }
 
@@ -222,10 +223,17 @@ func (b *backend) poll(changed func()) {
 // reconnected tells those whom the interruption concerns.
 func (b *backend) reconnected() {
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	for l := range b.listens {
 		l.sink.Lost()
 	}
+	b.mu.Unlock()
+	b.renew()
+}
+
+// renew has all that the server does for us done anew.
+func (b *backend) renew() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for t := range b.tails {
 		t.again()
 	}
@@ -259,22 +267,20 @@ func (b *backend) health(ctx context.Context) error {
 	if !b.nc.IsConnected() || !b.rc.IsConnected() {
 		return fmt.Errorf("%w: no connection to the server", bus.ErrUnavailable)
 	}
-	if b.server != nil {
-		if err := b.server.failure(); err != nil {
-			return err
-		}
-	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	return b.ask(ctx, "$JS.API.INFO", nil, nil)
 }
 
 // Interrupt implements driver.Backend.
-func (b *backend) Interrupt() {
+func (b *backend) Interrupt() { b.interrupt(bus.ErrClosed) }
+
+// interrupt ends the running Appends for a reason.
+func (b *backend) interrupt(reason error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.endCalls()
-	b.calls, b.endCalls = context.WithCancel(context.Background())
+	b.endCalls(reason)
+	b.calls, b.endCalls = context.WithCancelCause(context.Background())
 }
 
 // Close implements driver.Backend.

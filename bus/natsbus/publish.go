@@ -61,6 +61,9 @@ func (b *backend) request(ctx context.Context, m *nats.Msg) (driver.Ack, error) 
 	b.mu.Lock()
 	calls := b.calls
 	b.mu.Unlock()
+	if err := b.storeFailure(); err != nil {
+		return driver.Ack{}, err // it wouldn't answer
+	}
 	bounded, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	defer context.AfterFunc(calls, cancel)()
@@ -83,7 +86,7 @@ func (b *backend) request(ctx context.Context, m *nats.Msg) (driver.Ack, error) 
 	case ctx.Err() != nil:
 		return driver.Ack{}, unknown(ctx.Err())
 	case calls.Err() != nil:
-		return driver.Ack{}, unknown(bus.ErrClosed)
+		return driver.Ack{}, unknown(context.Cause(calls))
 	default:
 		return driver.Ack{}, unknown(fmt.Errorf("%w: no acknowledgement: %w", bus.ErrUnavailable, err))
 	}

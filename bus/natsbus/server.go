@@ -22,6 +22,7 @@ import (
 const (
 	lockFile     = "jitney.lock"
 	startTimeout = 30 * time.Second
+	noLimit      = 1 << 60
 )
 
 // embedded is a NATS server in this process.
@@ -36,9 +37,15 @@ type embedded struct {
 	disk   *disk
 	server *server.Server
 
+	config    *server.JetStreamConfig
+	interrupt func(reason error) // ends what waits for the store
+	renew     func()             // has all that stood on the store made anew
+	stopping  chan struct{}
+	healing   sync.WaitGroup
+
 	mu       sync.Mutex
 	fatal    string // what the server would have ended the process for
-	critical string // a write that failed
+	critical string // a write that failed, until the store works again
 }
 
 // InProcessConn implements nats.InProcessConnProvider.
@@ -52,6 +59,7 @@ func (e *embedded) start(ctx context.Context) error {
 		DisableJetStreamBanner: true,
 		JetStream:              true,
 		StoreDir:               e.dir,
+		JetStreamMaxStore:      noLimit, // by default it is what was free at the start, however much is free later
 		SyncInterval:           e.level.interval,
 		SyncAlways:             e.level.always && !groupCommit,
 		MaxPayload:             maxPayload + reserve,
@@ -139,7 +147,7 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 	if err != nil {
 		return err
 	}
-	e.server = s
+	e.server, e.stopping = s, make(chan struct{})
 	s.SetLoggerV2(e, false, false, false)
 	s.Start() // recovers the streams before it returns
 	if err := e.failure(); err != nil {
@@ -155,6 +163,7 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 		}
 		return fmt.Errorf("%w: the embedded server isn't ready after %s", bus.ErrUnavailable, timeout.Round(time.Millisecond))
 	}
+	e.config = s.JetStreamConfig()
 	return nil
 }
 
@@ -166,13 +175,15 @@ func (e *embedded) failure() error {
 	case e.fatal != "":
 		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.fatal)
 	case e.critical != "":
-		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.critical)
+		return fmt.Errorf("%w: the store in %s can't be written to: %s", bus.ErrUnavailable, e.dir, e.critical)
 	}
 	return nil
 }
 
 func (e *embedded) stop() error {
 	if e.server != nil {
+		close(e.stopping)
+		e.healing.Wait()
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
 		e.server = nil
@@ -204,10 +215,8 @@ func (e *embedded) Warnf(format string, args ...any) {
 func (e *embedded) Errorf(format string, args ...any) {
 	text := fmt.Sprintf(format, args...)
 	e.log.Error("nats-server: " + text)
-	if strings.Contains(strings.ToLower(text), "critical write error") {
-		e.mu.Lock()
-		e.critical = text
-		e.mu.Unlock()
+	if isWriteFailure(text) {
+		e.writeFailed(text)
 	}
 }
 

@@ -2,7 +2,6 @@ package natsbus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -72,13 +71,13 @@ func (b *backend) synced(ctx context.Context) error {
 	b.mu.Unlock()
 	bounded, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer context.AfterFunc(calls, func() { cancel(bus.ErrClosed) })()
+	defer context.AfterFunc(calls, func() { cancel(context.Cause(calls)) })()
 	err := b.server.disk.sync(bounded)
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, bus.ErrClosed), ctx.Err() != nil:
-		return unknown(err)
+	case bounded.Err() != nil:
+		return unknown(context.Cause(bounded))
 	}
 	return unknown(fmt.Errorf("%w: the disk didn't take it: %w", bus.ErrUnavailable, err))
 }

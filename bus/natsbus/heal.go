@@ -1,0 +1,98 @@
+package natsbus
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// healEvery is how often a store that couldn't be written to is tried.
+	healEvery = 500 * time.Millisecond
+	// healRoom is how many bytes must find room before the store is opened again.
+	healRoom = 4 << 20
+)
+
+// isWriteFailure reports whether the server says that its store is out of order: it leaves publishers without an
+// answer from then on, also when there is room again (handleOutOfSpace and setWriteErr of nats-server).
+func isWriteFailure(text string) bool {
+	text = strings.ToLower(text)
+	return slices.ContainsFunc([]string{"critical write error", "resources, will be disabled", "permission denied while writing"}, func(sign string) bool {
+		return strings.Contains(text, sign)
+	})
+}
+
+// watch says whom a store that can't be written to concerns.
+func (e *embedded) watch(interrupt func(reason error), renew func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.interrupt, e.renew = interrupt, renew
+}
+
+// writeFailed has those who wait told, and the store opened again when that is possible. It doesn't wait.
+func (e *embedded) writeFailed(text string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.critical != "" || e.interrupt == nil {
+		e.critical = text
+		return
+	}
+	e.critical = text
+	select {
+	case <-e.stopping:
+	default:
+		e.healing.Go(e.heal)
+	}
+}
+
+// heal opens the store again, in place, when there is room: connections and what others store elsewhere stay.
+func (e *embedded) heal() {
+	e.interrupt(e.failure())
+	tick := time.NewTicker(healEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-e.stopping:
+			return
+		case <-tick.C:
+		}
+		if e.tryRoom() != nil {
+			continue
+		}
+		err := e.server.ShutdownJetStream()
+		if err == nil {
+			config := *e.config
+			config.StoreDir = e.dir // the server puts its own directory below
+			err = e.server.EnableJetStream(&config)
+		}
+		if err != nil {
+			e.log.Warn("natsbus: the store can't be opened again yet", "dir", e.dir, "error", err)
+			continue
+		}
+		e.mu.Lock()
+		e.critical = ""
+		e.mu.Unlock()
+		e.log.Info("natsbus: the store can be written to again", "dir", e.dir)
+		e.renew()
+		return
+	}
+}
+
+// tryRoom finds out whether files can be written.
+func (e *embedded) tryRoom() error {
+	f, err := os.CreateTemp(e.dir, "room-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(make([]byte, healRoom))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close(), os.Remove(f.Name())); err != nil {
+		return fmt.Errorf("no room in %s: %w", e.dir, err)
+	}
+	return nil
+}
