@@ -71,6 +71,32 @@ func TestWorker_streamsThatEndAfterAnEventAreOpenedLessAndLess(t *testing.T) {
 	require.Greater(t, time.Since(began), 3*time.Second) // 125, 250, 500, 1000 and 2000 ms are the least
 }
 
+// TestWorker_leavesAloneWhoHasLeft speaks to a worker, run in a page, as two documents do. One leaves: a message would
+// drive it out of the back/forward cache.
+func TestWorker_leavesAloneWhoHasLeft(t *testing.T) {
+	f, b := newFake(t, "<p>x</p>", nil)
+	b.js(`window.heard = [[], []];
+		const script = document.createElement('script');
+		script.src = '/_ui/worker.js';
+		script.onload = () => {
+			window.ports = heard.map((list, n) => {
+				const {port1, port2} = new MessageChannel();
+				jitneyConnect(port2);
+				port1.onmessage = ({data}) => list.push(data);
+				port1.postMessage({hello: {base: location.origin + '/_ui/', lock: '', name: 'a-worker'}});
+				port1.postMessage({join: {tab: 'T' + n, key: 'key', v: 1}});
+				return port1;
+			});
+		};
+		document.head.append(script);`)
+	b.waitFor("heard.every(list => list.some(m => m.state === 'open'))")
+	b.js("heard[0].length = 0; ports[0].postMessage({leave: true})")
+	eventually(t, "a stream of one tab", func() bool { return f.lastStream().query.Get("w") == "a-worker" && len(f.lastStream().query["t"]) == 1 })
+	f.send(map[string]any{"later": 1})
+	b.waitFor("heard[1].some(m => m.state === 'lost') && heard[1].at(-1).state === 'open'")
+	require.Empty(t, eval[[]any](b, "heard[0]"))
+}
+
 // TestWorker_tabThatJoinsIsNotHeldUpByOthers speaks to a worker, run in a page, as seven documents do. What it puts
 // off by seconds is put off for ever.
 func TestWorker_tabThatJoinsIsNotHeldUpByOthers(t *testing.T) {

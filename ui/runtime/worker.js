@@ -15,7 +15,8 @@
   let timer = 0, due = 0, delay = least, resyncs = 0, since = 0, heard = Date.now();
 
   const random = () => Array.from(crypto.getRandomValues(new Uint8Array(16)), b => b.toString(16).padStart(2, '0')).join('');
-  const tell = message => docs.forEach(d => d.port.postMessage(message));
+  // A page that has left may be in the back/forward cache, and a message would drive it out.
+  const tell = message => docs.forEach(d => d.tab && d.port.postMessage(message));
 
   // A new list of tabs is a new stream. Nothing is lost between the two: the address
   // holds the version that each tab has.
