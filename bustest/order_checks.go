@@ -119,6 +119,9 @@ func (c *C) interleaved(b bus.Bus, root string, judges ...judge) {
 	}
 	for _, h := range histories {
 		c.judge(h, append(slices.Clone(judges), agreesWith(histories[0].all()))...)
+		for p := range 4 {
+			c.judge(h, complete(sequence(string(rune('a'+p)), 1, 100)...))
+		}
 	}
 }
 
