@@ -38,7 +38,7 @@ type Check struct {
 func Checks() []Check {
 	return slices.Concat(
 		subjectChecks, modelChecks, deliveryChecks, publishChecks, orderChecks, loadChecks, isolationChecks, handlerChecks,
-		hookChecks, endingChecks, callChecks, closeChecks, streamChecks, ensureChecks, storeChecks,
+		hookChecks, endingChecks, callChecks, closeChecks, streamChecks, ensureChecks, changeChecks, storeChecks,
 		replayChecks, historyChecks, handoverChecks, gapChecks,
 		groupChecks, durableGroupChecks, durableChecks, crashChecks, groupKillChecks, faultChecks,
 		errorChecks, claimChecks,

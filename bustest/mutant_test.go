@@ -181,6 +181,11 @@ var mutants = []mutant{
 	{bug: "bigAccepted", check: "MaxBytes"},
 	{bug: "overheadForgotten", check: "MaxBytes"},
 	{bug: "neverExpire", check: "MaxAge"},
+	{bug: "subjectsSpared", check: "LowerLimits"},
+	{bug: "noUpdate", check: "LowerLimits"},
+	{bug: "updateForgotten", check: "ReopenChanged"},
+	{bug: "limitsUndone", check: "ReopenChanged"},
+	{bug: "roomyReplay", check: "KeepReplayed"},
 
 	{bug: "asyncStore", check: "ReadYourWrites"},
 	{bug: "replayUnmarked", check: "Receipt"},

@@ -146,11 +146,13 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 	if b.bug("noUpdate") {
 		return nil
 	}
-	st.cfg = cfg
 	before := len(st.msgs)
-	st.trim(b)
+	st.change(cfg, b)
 	if gone := before - len(st.msgs); gone > 0 && !b.bug("discardUnlogged") {
 		b.o.Logger.Warn("refbus: new limits discarded messages", "stream", cfg.Name, "count", gone)
+	}
+	if b.bug("updateForgotten") {
+		return nil
 	}
 	return b.write(line{Config: &cfg, Epoch: st.epoch})
 }

@@ -159,6 +159,9 @@ func (s *subscription) takeFrom(l *leg) (*bus.Message, *bus.Problem) {
 			if s.b.bug("trunc") {
 				m.Data = slices.Clip(m.Data[:min(len(m.Data), 1000)])
 			}
+			if s.b.bug("roomyReplay") {
+				m.Data = append(make([]byte, 0, 2*len(m.Data)), m.Data...)
+			}
 		} else if s.b.bug("aliasStore") {
 			m = m.Clone()
 			m.Data = slices.Clip(m.Data)

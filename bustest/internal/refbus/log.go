@@ -109,7 +109,12 @@ func (b *Bus) restore(v line) {
 			b.streams = append(b.streams, &stream{seq: 1, lost: 1, ids: map[string]remembered{}, ever: map[string]bus.Cursor{}})
 			i = len(b.streams) - 1
 		}
-		b.streams[i].cfg, b.streams[i].epoch = *v.Config, v.Epoch
+		b.streams[i].epoch = v.Epoch
+		if b.bug("limitsUndone") {
+			b.streams[i].cfg = *v.Config
+		} else {
+			b.streams[i].change(*v.Config, b)
+		}
 		return
 	}
 	g := b.groups[v.Group]

@@ -202,17 +202,32 @@ func (st *stream) trim(b *Bus) {
 			other.discardFirst()
 		}
 	}
-	if limit := st.cfg.MaxMsgsPerSubject; limit > 0 && len(st.msgs) > 0 {
-		newest := st.msgs[len(st.msgs)-1].Subject
-		n := int64(0)
-		for i := len(st.msgs) - 1; i >= 0; i-- {
-			if st.msgs[i].Subject != newest {
-				continue
-			}
-			if n++; n > limit && !b.bug("subjectLimitIgnored") {
-				st.msgs = slices.Delete(st.msgs, i, i+1)
-			}
+	if len(st.msgs) > 0 && !b.bug("subjectLimitIgnored") {
+		st.trimSubject(st.msgs[len(st.msgs)-1].Subject)
+	}
+}
+
+func (st *stream) trimSubject(subject string) {
+	limit, n := st.cfg.MaxMsgsPerSubject, int64(0)
+	for i := len(st.msgs) - 1; i >= 0 && limit > 0; i-- {
+		if st.msgs[i].Subject != subject {
+			continue
 		}
+		if n++; n > limit {
+			st.msgs = slices.Delete(st.msgs, i, i+1)
+		}
+	}
+}
+
+// change lets another config hold.
+func (st *stream) change(cfg bus.StreamConfig, b *Bus) {
+	st.cfg = cfg
+	st.trim(b)
+	if b.bug("subjectsSpared") || b.bug("subjectLimitIgnored") {
+		return
+	}
+	for _, m := range slices.Clone(st.msgs) {
+		st.trimSubject(m.Subject)
 	}
 }
 
