@@ -185,7 +185,6 @@ var mutants = []mutant{
 	{bug: "noUpdate", check: "LowerLimits"},
 	{bug: "updateForgotten", check: "ReopenChanged"},
 	{bug: "limitsUndone", check: "ReopenChanged"},
-	{bug: "roomyReplay", check: "KeepReplayed"},
 
 	{bug: "asyncStore", check: "ReadYourWrites"},
 	{bug: "replayUnmarked", check: "Receipt"},
@@ -212,6 +211,7 @@ var mutants = []mutant{
 	{bug: "idleTimeout", check: "EmptyHistory"},
 	{bug: "replayHoldsLock", check: "SlowReplay"},
 	{bug: "aliasStore", check: "ReplayIsolation"},
+	{bug: "roomyReplay", check: "ReplayIsolation"},
 
 	{bug: "gap", check: "HandoverNoGap"},
 	{bug: "dupJoin", check: "HandoverNoGap"},
