@@ -30,7 +30,8 @@
 // There is one consumer at the server per stream that this process subscribes to, however
 // many subscriptions there are, and none that outlives the bus by more than 30 seconds.
 // Streams that others created can be used as well; those without direct access (allow_direct) are read message
-// by message. An epoch is the time of a stream's creation. Streams that other processes
+// by message. An epoch is the time of a stream's creation and, where the server is embedded, how often
+// the stream has lost its end since: by damage, or perhaps by a crash of the machine. Streams that other processes
 // create or delete are noticed within a second.
 //
 // A message has at most 1 MiB, header included, on the embedded server, and elsewhere what that server allows, less 4 KiB for

@@ -68,6 +68,9 @@ func (e *embedded) heal() {
 			config.StoreDir = e.dir // the server puts its own directory below
 			err = e.server.EnableJetStream(&config)
 		}
+		if err == nil {
+			err = e.compareLives()
+		}
 		if err != nil {
 			e.log.Warn("natsbus: the store can't be opened again yet", "dir", e.dir, "error", err)
 			continue
@@ -79,6 +82,20 @@ func (e *embedded) heal() {
 		e.renew()
 		return
 	}
+}
+
+// compareLives looks whether a stream has lost its end.
+func (e *embedded) compareLives() error {
+	streams, err := e.streams()
+	if err != nil {
+		return err
+	}
+	lost, err := e.lives.compare(streams, false)
+	if err != nil || len(lost) == 0 {
+		return err
+	}
+	e.tellLost(lost)
+	return e.lives.save(true)
 }
 
 // tryRoom finds out whether files can be written.

@@ -51,9 +51,20 @@ func (b *backend) Append(ctx context.Context, s driver.Stream, p *driver.Publica
 		}
 	}
 	if err == nil {
+		b.reached(s.Config.Name, ack.Sequence)
 		err = b.synced(ctx)
 	}
 	return ack, err
+}
+
+// reached marks that somebody knows a sequence.
+func (b *backend) reached(stream string, sequence uint64) {
+	if b.server == nil {
+		return
+	}
+	if err := b.server.lives.reached(stream, sequence); err != nil {
+		b.log.Warn("natsbus: the end of a stream can't be marked", "stream", stream, "error", err)
+	}
 }
 
 // request publishes m and waits for what the stream says.

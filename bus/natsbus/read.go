@@ -176,7 +176,7 @@ func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (dr
 	if err != nil {
 		return driver.Batch{}, err
 	}
-	if info.epoch() != s.Epoch {
+	if b.epoch(info) != s.Epoch {
 		return driver.Batch{}, driver.ErrEpoch
 	}
 	c := &info.Config

@@ -312,6 +312,7 @@ func (t *tail) receive(run int, m *nats.Msg) {
 		return
 	}
 	t.after = place.sequence
+	t.b.reached(t.stream.Config.Name, place.sequence)
 	t.sink.Deliver(driver.Entry{Prev: place.sequence - 1, Message: &bus.Message{
 		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header),
 		Cursor: bus.NewCursor(t.stream.Epoch, place.sequence), Time: place.time,

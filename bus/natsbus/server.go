@@ -35,6 +35,7 @@ type embedded struct {
 
 	lock   *os.File
 	disk   *disk
+	lives  *lives
 	server *server.Server
 
 	config    *server.JetStreamConfig
@@ -164,7 +165,36 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 		return fmt.Errorf("%w: the embedded server isn't ready after %s", bus.ErrUnavailable, timeout.Round(time.Millisecond))
 	}
 	e.config = s.JetStreamConfig()
+	streams, err := e.streams()
+	if err != nil {
+		return err
+	}
+	lives, lost, err := openLives(e.dir, streams)
+	if err != nil {
+		return storeError(e.dir, err)
+	}
+	e.lives = lives
+	e.tellLost(lost)
 	return nil
+}
+
+// streams lists what the store holds.
+func (e *embedded) streams() ([]server.StreamDetail, error) {
+	info, err := e.server.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	if err != nil {
+		return nil, err
+	}
+	var streams []server.StreamDetail
+	for _, account := range info.AccountDetails {
+		streams = append(streams, account.Streams...)
+	}
+	return streams, nil
+}
+
+func (e *embedded) tellLost(lost []string) {
+	if len(lost) > 0 {
+		e.log.Warn("natsbus: streams have lost their end, or may have; their cursors of before are gaps now", "dir", e.dir, "streams", strings.Join(lost, ", "))
+	}
 }
 
 // failure is what has gone wrong with the server so far.
@@ -193,6 +223,11 @@ func (e *embedded) stop() error {
 		// The server leaves its files to the system.
 		err = errors.Join(syncStore(e.disk.dir), e.disk.dir.Close())
 		e.disk = nil
+	}
+	if e.lives != nil {
+		// The stop is a clean one only if the disk has it all.
+		err = errors.Join(err, e.lives.close(err == nil))
+		e.lives = nil
 	}
 	if e.lock != nil {
 		err = errors.Join(err, e.lock.Close()) // gives the lock back

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -37,7 +38,13 @@ type streamInfo struct {
 	} `json:"state"`
 }
 
-func (i *streamInfo) epoch() string { return strconv.FormatInt(i.Created.UnixNano(), 36) }
+// epoch of a stream: when it was created and, where the store is ours, how often it has lost its end since.
+func (b *backend) epoch(i *streamInfo) string {
+	if b.server != nil {
+		return b.server.lives.epoch(i.Config.Name, i.Created)
+	}
+	return strconv.FormatInt(i.Created.UnixNano(), 36)
+}
 
 // first is the sequence of the oldest message, or the one that the next will have.
 func (i *streamInfo) first() uint64 {
@@ -47,9 +54,9 @@ func (i *streamInfo) first() uint64 {
 	return i.State.First
 }
 
-func (i *streamInfo) stream() driver.Stream {
+func (b *backend) stream(i *streamInfo) driver.Stream {
 	c := &i.Config
-	s := driver.Stream{Epoch: i.epoch(), Config: bus.StreamConfig{
+	s := driver.Stream{Epoch: b.epoch(i), Config: bus.StreamConfig{
 		Name: c.Name, MaxMsgs: max(0, c.MaxMsgs), MaxBytes: max(0, c.MaxBytes), MaxAge: c.MaxAge,
 		MaxMsgsPerSubject: max(0, c.MaxMsgsPerSubject), Duplicates: c.Duplicates,
 	}}
@@ -75,9 +82,16 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 		if err := b.ask(ctx, "$JS.API.STREAM.LIST", map[string]int{"offset": offset}, &page); err != nil {
 			return nil, err
 		}
+		if b.server != nil {
+			for i := range page.Streams {
+				if err := b.server.lives.begin(page.Streams[i].Config.Name, page.Streams[i].Created); err != nil {
+					return nil, fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+				}
+			}
+		}
 		b.mu.Lock()
 		for i := range page.Streams {
-			s := page.Streams[i].stream()
+			s := b.stream(&page.Streams[i])
 			b.lastKnown[s.Config.Name] = s
 			streams = append(streams, s)
 		}
@@ -105,7 +119,7 @@ func (b *backend) info(ctx context.Context, name string) (*streamInfo, error) {
 // sameEpoch returns driver.ErrEpoch when the stream has begun another life.
 func (b *backend) sameEpoch(ctx context.Context, s driver.Stream) error {
 	info, err := b.info(ctx, s.Config.Name)
-	if err == nil && info.epoch() != s.Epoch {
+	if err == nil && b.epoch(info) != s.Epoch {
 		return driver.ErrEpoch
 	}
 	return err
@@ -118,7 +132,7 @@ func (b *backend) State(ctx context.Context, name string) (driver.State, error) 
 		return driver.State{}, err
 	}
 	st := &info.State
-	return driver.State{Epoch: info.epoch(), First: info.first(), Last: st.Last, Msgs: st.Msgs, Bytes: st.Bytes, Dense: st.Deleted == 0}, nil
+	return driver.State{Epoch: b.epoch(info), First: info.first(), Last: st.Last, Msgs: st.Msgs, Bytes: st.Bytes, Dense: st.Deleted == 0}, nil
 }
 
 // Ensure implements driver.Backend.

@@ -1,0 +1,216 @@
+package natsbus
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	livesFile = "jitney.lives"
+	marksFile = "jitney.marks"
+	markSize  = 8
+)
+
+// lives knows when a stream has lost its end, after which its sequences are given a second time: by a crash of the
+// machine that the disk wasn't ready for, or by damage, which the server passes over in silence. The stream then
+// begins another life, and so another epoch.
+type lives struct {
+	dir   string
+	marks *os.File // the last sequence of each stream, by its place in the file
+
+	mu    sync.RWMutex
+	known map[string]*life
+}
+
+// life is one life of a stream.
+type life struct {
+	Created int64  `json:"created"` // ns
+	Number  uint64 `json:"number"`  // from 0
+	Place   int64  `json:"place"`   // of its mark
+
+	mu   sync.Mutex
+	last uint64 // as marked
+}
+
+// livesRecord is what livesFile holds.
+type livesRecord struct {
+	Open    bool             `json:"open"` // no clean stop since
+	Boot    string           `json:"boot"` // of the machine
+	Streams map[string]*life `json:"streams"`
+}
+
+// openLives compares what the streams hold with what they held.
+func openLives(dir string, streams []server.StreamDetail) (l *lives, lost []string, err error) {
+	record := livesRecord{Streams: map[string]*life{}}
+	text, err := os.ReadFile(filepath.Join(dir, livesFile))
+	if err == nil {
+		err = json.Unmarshal(text, &record)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		record.Open, record.Boot = true, "" // nothing is known
+	}
+	l = &lives{dir: dir, known: map[string]*life{}}
+	if l.marks, err = os.OpenFile(filepath.Join(dir, marksFile), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, nil, err
+	}
+	for name, known := range record.Streams {
+		var mark [markSize]byte
+		if _, err := l.marks.ReadAt(mark[:], known.Place*markSize); err == nil {
+			known.last = binary.LittleEndian.Uint64(mark[:])
+		}
+		l.known[name] = known
+	}
+	// A crash of the machine may have taken what was handed out, also the marks.
+	crashed := record.Open && (record.Boot == "" || record.Boot != bootID())
+	lost, err = l.compare(streams, crashed)
+	if err == nil {
+		err = l.save(true)
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, l.marks.Close())
+	}
+	return l, lost, nil
+}
+
+// bootID tells the machine's starts apart; "" where that isn't known.
+func bootID() string {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return string(id)
+}
+
+// compare begins another life of the streams that have lost their end, or may have, and says which.
+func (l *lives) compare(streams []server.StreamDetail, crashed bool) (lost []string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	there := map[string]bool{}
+	for _, s := range streams {
+		there[s.Name] = true
+		known := l.known[s.Name]
+		if known == nil || known.Created != s.Created.UnixNano() {
+			l.add(s.Name, s.Created)
+			if known = l.known[s.Name]; crashed {
+				known.Number = uint64(time.Now().Unix()) // it may have had any number of lives
+			}
+		} else if crashed || s.State.LastSeq < known.last {
+			known.Number++
+			lost = append(lost, fmt.Sprintf("%s (at %d, was at %d)", s.Name, s.State.LastSeq, known.last))
+		}
+		known.last = s.State.LastSeq
+		if err := l.write(known); err != nil {
+			return nil, err
+		}
+	}
+	for name := range l.known {
+		if !there[name] {
+			delete(l.known, name)
+		}
+	}
+	return lost, nil
+}
+
+// add makes a stream known. Its place is a free one.
+func (l *lives) add(name string, created time.Time) {
+	used := map[int64]bool{}
+	for other, known := range l.known {
+		used[known.Place] = other != name
+	}
+	place := int64(0)
+	for used[place] {
+		place++
+	}
+	l.known[name] = &life{Created: created.UnixNano(), Place: place}
+}
+
+// save records what is known. open says that the store is in use.
+func (l *lives) save(open bool) error {
+	l.mu.RLock()
+	text, err := json.Marshal(livesRecord{Open: open, Boot: bootID(), Streams: l.known})
+	l.mu.RUnlock()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(l.dir, livesFile)
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(l.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// epoch of a stream that was created at a time.
+func (l *lives) epoch(name string, created time.Time) string {
+	base := strconv.FormatInt(created.UnixNano(), 36)
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if known := l.known[name]; known != nil && known.Created == created.UnixNano() && known.Number > 0 {
+		return base + "-" + strconv.FormatUint(known.Number, 36)
+	}
+	return base
+}
+
+// begin makes a stream known that has just been created.
+func (l *lives) begin(name string, created time.Time) error {
+	l.mu.RLock()
+	known := l.known[name]
+	l.mu.RUnlock()
+	if known != nil && known.Created == created.UnixNano() {
+		return nil
+	}
+	l.mu.Lock()
+	l.add(name, created)
+	err := l.write(l.known[name])
+	l.mu.Unlock()
+	return errors.Join(err, l.save(true))
+}
+
+// reached marks that a stream has given a sequence to somebody. The mark is in the system's hands
+// when it returns, so that it outlives a kill.
+func (l *lives) reached(name string, sequence uint64) error {
+	l.mu.RLock()
+	known := l.known[name]
+	l.mu.RUnlock()
+	if known == nil {
+		return nil
+	}
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	if sequence <= known.last {
+		return nil
+	}
+	known.last = sequence
+	return l.write(known)
+}
+
+func (l *lives) write(known *life) error {
+	var mark [markSize]byte
+	binary.LittleEndian.PutUint64(mark[:], known.last)
+	_, err := l.marks.WriteAt(mark[:], known.Place*markSize)
+	return err
+}
+
+// close records a clean stop, or leaves the record as after a crash.
+func (l *lives) close(clean bool) error { return errors.Join(l.save(!clean), l.marks.Close()) }

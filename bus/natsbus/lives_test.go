@@ -1,0 +1,102 @@
+package natsbus_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/natsbus"
+)
+
+// stored publishes n messages in dir, closes the bus and returns where the last one stands.
+func stored(t *testing.T, dir string, n int) bus.Cursor {
+	t.Helper()
+	b, err := natsbus.Open(t.Context(), dir)
+	require.NoError(t, err)
+	require.NoError(t, b.EnsureStreams(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"a"}}))
+	var r bus.Receipt
+	for range n {
+		require.NoError(t, b.Publish(t.Context(), "a", []byte("x"), bus.WithReceipt(&r)))
+	}
+	require.NoError(t, b.Close(context.Background()))
+	return r.Cursor
+}
+
+// resumed opens dir, subscribes behind c, publishes once, and returns what came and was told.
+func resumed(t *testing.T, dir string, c bus.Cursor) *collector {
+	t.Helper()
+	b, err := natsbus.Open(t.Context(), dir)
+	require.NoError(t, err)
+	defer b.Close(context.Background())
+	var got collector
+	_, err = b.Subscribe(t.Context(), "a", got.handle, bus.After(c), bus.OnError(got.hook))
+	require.NoError(t, err)
+	require.NoError(t, b.Publish(t.Context(), "a", []byte("next")))
+	eventually(t, func() bool { texts := got.texts(); return len(texts) > 0 && texts[len(texts)-1] == "next" }, "the next message")
+	return &got
+}
+
+func TestLives_aCleanStopKeepsTheEpoch(t *testing.T) {
+	dir := t.TempDir()
+	got := resumed(t, dir, stored(t, dir, 10))
+	require.Equal(t, []string{"next"}, got.texts())
+	require.Zero(t, got.told(bus.ErrGap))
+}
+
+func TestLives_aStreamThatLostItsEndIsAnotherEpoch(t *testing.T) {
+	dir := t.TempDir()
+	c := stored(t, dir, 10)
+	// Damage that the server passes over: the messages are gone, the stream is there and counts from 1.
+	blocks, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "S", "msgs", "*"))
+	require.NoError(t, err)
+	require.NotEmpty(t, blocks)
+	for _, f := range blocks {
+		require.NoError(t, os.Remove(f))
+	}
+	got := resumed(t, dir, c)
+	require.Equal(t, []string{"next"}, got.texts())
+	require.Equal(t, 1, got.told(bus.ErrGap), "without it the next ten messages would be missed in silence")
+	require.NotEqual(t, c.Epoch(), got.messages[0].Cursor.Epoch())
+	got = resumed(t, dir, got.messages[0].Cursor)
+	require.Zero(t, got.told(bus.ErrGap), "the new life goes on")
+}
+
+func TestLives_aCrashOfTheMachineMayHaveTakenTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	c := stored(t, dir, 10)
+	record := filepath.Join(dir, "jitney.lives")
+	text, err := os.ReadFile(record)
+	require.NoError(t, err)
+	require.Contains(t, string(text), `"open":false`)
+	// The same machine: a kill of the process loses nothing.
+	require.NoError(t, os.WriteFile(record, []byte(strings.Replace(string(text), `"open":false`, `"open":true`, 1)), 0o600))
+	require.Zero(t, resumed(t, dir, c).told(bus.ErrGap))
+	// Another start of the machine, and no clean stop before.
+	text, err = os.ReadFile(record)
+	require.NoError(t, err)
+	crashed := strings.Replace(string(text), `"open":false,"boot":"`, `"open":true,"boot":"another `, 1)
+	require.NotEqual(t, string(text), crashed)
+	require.NoError(t, os.WriteFile(record, []byte(crashed), 0o600))
+	require.Equal(t, 1, resumed(t, dir, c).told(bus.ErrGap))
+}
+
+func TestLives_aDamagedRecordLosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	stored(t, dir, 10)
+	for _, text := range []string{"", "{", "\x00\x01"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "jitney.lives"), []byte(text), 0o600))
+		b, err := natsbus.Open(t.Context(), dir)
+		require.NoError(t, err)
+		var got collector
+		_, err = b.Subscribe(t.Context(), "a", got.handle, bus.All())
+		require.NoError(t, err)
+		require.Len(t, got.texts(), 10)
+		require.Contains(t, got.messages[0].Cursor.Epoch(), "-", "it may be any of the stream's lives")
+		require.NoError(t, b.Close(context.Background()))
+	}
+}
