@@ -48,31 +48,31 @@ func Register(scheme string, open Opener) {
 func Open(ctx context.Context, rawURL string, opts ...OpenOption) (Bus, error) {
 	scheme, rest, ok := strings.Cut(rawURL, ":")
 	if !ok || scheme == "" {
-		return nil, fmt.Errorf("bus: open %q: no scheme: want %s", redacted(rawURL), wanted())
+		return nil, fmt.Errorf("bus: open %q: no scheme: want %s", Redacted(rawURL), wanted())
 	}
 	// net/url would take these for a fragment and an escape, and so open another path
 	// than the one that was written.
 	path, _, _ := strings.Cut(rest, "?")
 	if strings.Contains(rest, "#") {
-		return nil, fmt.Errorf("bus: open %q: a bus URL can't hold '#'", redacted(rawURL))
+		return nil, fmt.Errorf("bus: open %q: a bus URL can't hold '#'", Redacted(rawURL))
 	}
 	if !strings.HasPrefix(rest, "//") && strings.Contains(path, "%") {
-		return nil, fmt.Errorf("bus: open %q: a path can't hold '%%'", redacted(rawURL))
+		return nil, fmt.Errorf("bus: open %q: a path can't hold '%%'", Redacted(rawURL))
 	}
 	u, err := url.Parse(rawURL)
 	if err != nil {
 		// The error of net/url repeats the URL with its password.
-		return nil, fmt.Errorf("bus: open %q: not a URL", redacted(rawURL))
+		return nil, fmt.Errorf("bus: open %q: not a URL", Redacted(rawURL))
 	}
 	openersMu.RLock()
 	open := openers[u.Scheme]
 	openersMu.RUnlock()
 	if open == nil {
-		return nil, fmt.Errorf("bus: open %q: %w %q: want %s", redacted(rawURL), ErrUnknownScheme, u.Scheme, wanted())
+		return nil, fmt.Errorf("bus: open %q: %w %q: want %s", Redacted(rawURL), ErrUnknownScheme, u.Scheme, wanted())
 	}
 	b, err := open(ctx, u, NewOpenOptions(opts))
 	if err != nil {
-		return nil, fmt.Errorf("bus: open %q: %w", redacted(rawURL), err)
+		return nil, fmt.Errorf("bus: open %q: %w", Redacted(rawURL), err)
 	}
 	return b, nil
 }
@@ -102,9 +102,9 @@ func wanted() string {
 	return text
 }
 
-// redacted hides the secrets of a URL, also of one that doesn't parse: user and
-// password, and parameters that are named token, password or secret.
-func redacted(rawURL string) string {
+// Redacted hides the secrets of a bus URL for a log, also of one that doesn't parse: user
+// and password, and parameters that are named token, password or secret.
+func Redacted(rawURL string) string {
 	place, query, hasQuery := strings.Cut(rawURL, "?")
 	if before, after, found := strings.Cut(place, "//"); found {
 		// The last '@', since a password may hold a slash.

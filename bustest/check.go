@@ -2,6 +2,7 @@ package bustest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -18,16 +19,16 @@ import (
 
 // Check is one rule of the contract and the code that tries to break it.
 type Check struct {
-	Name   string    // stable, usable with go test -run
-	Rule   string    // the sentence that a failure violates
-	Needs  []Ability // the check runs when all of these are claimed
-	Lacks  Ability   // the check runs only when this is not claimed: it must fail clearly
-	Origin string    // where the rule was broken before: a bug report, a suite that let it through
+	Name   string    `json:"name"`             // stable, usable with go test -run
+	Rule   string    `json:"rule"`             // the sentence that a failure violates
+	Needs  []Ability `json:"needs,omitempty"`  // the check runs when all of these are claimed
+	Lacks  Ability   `json:"lacks,omitempty"`  // the check runs only when this is not claimed: it must fail clearly
+	Origin string    `json:"origin,omitempty"` // where the rule was broken before: a bug report, a suite that let it through
 
 	// Run tries to break the rule, on buses that C opens.
-	Run func(c *C)
+	Run func(c *C) `json:"-"`
 
-	// process: the check runs this program again, which a bubble and Examine can't.
+	// process: the check runs this program again, which a bubble can't, and Examine only with Harness.Child.
 	process bool
 
 	// rounds is how often the check repeats what is left to chance, unless Harness.Rounds says; 0: it doesn't.
@@ -58,10 +59,11 @@ type C struct {
 
 	mu       sync.Mutex
 	failed   bool
-	faults   int    // that judges have found
 	lacks    string // why the check doesn't apply after all
 	log      []string
 	cleanups []func()
+	names    []string // of its streams
+	left     []string // of these, what couldn't be removed
 }
 
 // maxLog bounds what a check can say: a bus that fails ten thousand times says it often.
@@ -125,7 +127,7 @@ func (c *C) Cleanup(f func()) {
 
 // TempDir returns an empty directory that is removed at the end of the check.
 func (c *C) TempDir() string {
-	dir, err := os.MkdirTemp("", "bustest-")
+	dir, err := os.MkdirTemp(c.h.TempDir, "bustest-")
 	if err != nil {
 		c.Fatalf("no directory for the check: %v", err)
 	}
@@ -182,8 +184,69 @@ func (l logLines) Write(p []byte) (int, error) {
 // subjects with other buses.
 func (c *C) subject(s string) string { return c.prefix + "." + s }
 
-// stream names a stream of this check's own.
-func (c *C) stream(s string) string { return strings.ToUpper(c.prefix) + "-" + s }
+// stream names a stream of this check's own, which is removed at its end where it would stay.
+func (c *C) stream(s string) string {
+	name := strings.ToUpper(c.prefix) + "-" + s
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.names, name) {
+		c.names = append(c.names, name)
+	}
+	return name
+}
+
+// removeStreams leaves nothing on a server that isn't the check's own.
+func (c *C) removeStreams() {
+	if !c.h.Shared {
+		return
+	}
+	c.mu.Lock()
+	names := c.names
+	c.mu.Unlock()
+	// The check's own context has ended.
+	ctx, cancel := context.WithTimeout(context.Background(), c.h.Patience)
+	defer cancel()
+	e := c.env()
+	e.ctx = ctx
+	left := func(name string, err error) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.left = append(c.left, fmt.Sprintf("%s: %v", name, err))
+	}
+	b, err := c.h.Open(e)
+	if err != nil {
+		for _, name := range names {
+			left(name, err)
+		}
+		return
+	}
+	defer func() {
+		if err := b.Close(ctx); err != nil {
+			c.Logf("Close after removing the streams: %v", err)
+		}
+	}()
+	// A list has those of the check's children, too.
+	if l, ok := b.(bus.StreamLister); ok {
+		if infos, err := l.Streams(ctx); err == nil {
+			names = nil
+			for _, info := range infos {
+				if strings.HasPrefix(info.Config.Name, c.stream("")) {
+					names = append(names, info.Config.Name)
+				}
+			}
+		}
+	}
+	r, ok := b.(bus.Remover)
+	for _, name := range names {
+		if !ok {
+			left(name, errNoRemover)
+		} else if err := r.RemoveStream(ctx, name); err != nil && !errors.Is(err, bus.ErrNoStream) {
+			left(name, err)
+		}
+	}
+}
+
+var errNoRemover = errors.New("the bus is no bus.Remover")
 
 // settle is the time in which something that must not come has its chance to come.
 func (c *C) settle() { c.wait(c.h.Settle) }

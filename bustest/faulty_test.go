@@ -1,6 +1,7 @@
 package bustest
 
 import (
+	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func TestChecks_noticeFaultsOfRealBuses(t *testing.T) {
 					return faulty.Wrap(b, f), nil
 				},
 				Claims: []Ability{Headers, Streams, TotalOrder},
-				only:   check,
+				Match:  regexp.MustCompile("^" + check + "$"),
 			}
 		}
 		t.Run(name, func(t *testing.T) {

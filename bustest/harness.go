@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +25,7 @@ const (
 	Headers       Ability = "Headers"       // bus.WithHeader
 	Streams       Ability = "Streams"       // EnsureStreams, start positions, cursors
 	Durable       Ability = "Durable"       // streams survive Close: Open on the same Env finds them again
-	CrashSafe     Ability = "CrashSafe"     // what Publish has accepted survives a SIGKILL; only Run can check it
+	CrashSafe     Ability = "CrashSafe"     // what Publish has accepted survives a SIGKILL; a process is killed for it
 	Locking       Ability = "Locking"       // a store can be open once: the second Open is bus.ErrLocked
 	TotalOrder    Ability = "TotalOrder"    // all subscriptions agree on the order of uncaptured messages, too
 	Groups        Ability = "Groups"        // bus.Group
@@ -32,6 +34,14 @@ const (
 	Ticking       Ability = "Ticking"       // Harness.Tick is set
 	Faults        Ability = "Faults"        // Harness.Serve is set
 )
+
+// Abilities returns the abilities that Harness.Claims can hold.
+func Abilities() []Ability {
+	return []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Groups, DurableGroups}
+}
+
+// everyAbility is also those that have a field.
+func everyAbility() []Ability { return append(Abilities(), PayloadLimit, Ticking, Faults) }
 
 // Env is what a check opens a bus with.
 type Env struct {
@@ -75,7 +85,7 @@ type Harness struct {
 	// server; it must be as before when they have ended. nil: there is nothing of the kind.
 	Residue func(ctx context.Context, b bus.Bus) (int, error)
 
-	// Patience is how long something that must come may take in all, 10 s if zero. A
+	// Patience is how long something that must come may take in all, 10 s or 100 ticks if zero. A
 	// check that passes never waits for it.
 	Patience time.Duration
 
@@ -104,7 +114,27 @@ type Harness struct {
 	// Extra are checks of the backend's own that run after the suite's.
 	Extra []Check
 
-	only string // the one check that runs, for the tests of the suite
+	// Match picks the checks whose name it matches; nil: all. The others aren't reported.
+	Match *regexp.Regexp
+
+	// Shared says that buses on different Envs share their streams, as those of one server
+	// do. The suite then removes the streams of a check at its end, on another bus and
+	// through bus.Remover; what stays is in Result.Left.
+	Shared bool
+
+	// TempDir is where the directories of the Envs are made: os.TempDir if empty.
+	TempDir string
+
+	// Child lets Examine run the checks that need a process of their own (Run can do that
+	// itself). It returns a command that starts this program again, so that it calls
+	// Examine with this harness and a Match of that check alone, before it does anything
+	// else. The suite adds to the command's environment, kills it, and ignores what it prints.
+	Child func(check string) *exec.Cmd
+
+	// Before and After, if set, are called by Examine around each check that it runs, the
+	// latter also for those that don't apply.
+	Before func(Check)
+	After  func(Result)
 }
 
 const (
@@ -114,18 +144,20 @@ const (
 	roundsVariable      = "BUSTEST_ROUNDS"
 )
 
+// implied is what an ability needs.
+var implied = map[Ability]Ability{Durable: Streams, CrashSafe: Durable, DurableGroups: Streams}
+
 // fault says what is wrong with the harness itself.
 func (h *Harness) fault() error {
 	if h.Open == nil {
 		return errors.New("bustest: the harness has no Open")
 	}
-	known := []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Groups, DurableGroups}
+	known := Abilities()
 	for _, a := range h.Claims {
 		if !slices.Contains(known, a) {
 			return fmt.Errorf("bustest: the harness claims %q: want one of %v, or its field", a, known)
 		}
 	}
-	implied := map[Ability]Ability{Durable: Streams, CrashSafe: Durable, DurableGroups: Streams}
 	for a, needs := range implied {
 		if h.claims(a) && !h.claims(needs) {
 			return fmt.Errorf("bustest: the harness claims %s without %s", a, needs)
@@ -156,10 +188,10 @@ func (h *Harness) claims(a Ability) bool {
 // checks is the table that this harness runs.
 func (h *Harness) checks() []Check {
 	all := append(Checks(), h.Extra...)
-	if h.only == "" {
+	if h.Match == nil {
 		return all
 	}
-	return slices.DeleteFunc(all, func(c Check) bool { return c.Name != h.only })
+	return slices.DeleteFunc(all, func(c Check) bool { return !h.Match.MatchString(c.Name) })
 }
 
 // unclaimed says why a check doesn't apply to the backend, or "".
@@ -183,10 +215,10 @@ func (h *Harness) unclaimed(check Check) string {
 func (h Harness) withDefaults(bubble bool) Harness {
 	h.Bubble = bubble
 	if h.Patience == 0 {
-		h.Patience = defaultPatience
+		h.Patience = max(defaultPatience, 100*h.Tick)
 	}
 	if h.Settle == 0 {
-		h.Settle = defaultSettle
+		h.Settle = max(defaultSettle, 2*h.Tick) // what must not come would come at a tick
 		if bubble {
 			h.Settle = defaultBubbleSettle
 		}

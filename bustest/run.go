@@ -31,7 +31,11 @@ func Run(t *testing.T, h Harness) {
 				t.Skip(reason)
 			}
 			run := func(t *testing.T, h Harness) {
-				switch res := h.run(check, again(t.Name())); res.Status {
+				res := h.run(context.Background(), check, again(t.Name()))
+				if len(res.Left) > 0 {
+					t.Logf("streams that stay: %s", strings.Join(res.Left, "; "))
+				}
+				switch res.Status {
 				case Failed:
 					t.Errorf("%s\n%s", check.Rule, res.Reason)
 				case NotClaimed:
@@ -59,28 +63,52 @@ func Run(t *testing.T, h Harness) {
 }
 
 // Examine runs every check one after the other, without a testing.T, and reports on
-// each. It stops early, with the rest failed, when ctx ends. Checks that need Run, which
-// can start the test binary again, are reported as not claimed.
+// each. When ctx ends, the check that runs is ended, and it and the rest are reported as
+// not run. Checks that need a process of their own are reported as not claimed if the
+// harness has no Child.
 func Examine(ctx context.Context, h Harness) Report {
 	fault := h.fault()
 	h = h.withDefaults(false)
 	report := Report{Seed: h.Seed}
+	for _, a := range everyAbility() {
+		if h.claims(a) {
+			report.Claims = append(report.Claims, a)
+		}
+	}
 	for _, check := range h.checks() {
 		res := Result{Check: check, Status: NotClaimed, Reason: h.unclaimed(check)}
 		switch {
 		case fault != nil:
 			res.Status, res.Reason = Failed, fault.Error()
 		case res.Reason != "":
-		case check.process:
-			res.Reason = "only Run can start the process that it needs"
+		case check.process && h.Child == nil:
+			res.Reason = "the harness has no Child, which starts the process that it needs"
 		case ctx.Err() != nil:
-			res.Status, res.Reason = Failed, "not run: "+ctx.Err().Error()
+			res.Status, res.Reason = NotRun, context.Cause(ctx).Error()
 		default:
-			res = h.run(check, nil)
+			if h.Before != nil {
+				h.Before(check)
+			}
+			res = h.run(ctx, check, h.again(check))
+		}
+		if h.After != nil {
+			h.After(res)
 		}
 		report.Results = append(report.Results, res)
 	}
 	return report
+}
+
+// again returns how to run a check in a new process, or nil.
+func (h *Harness) again(check Check) func(env ...string) *exec.Cmd {
+	if h.Child == nil {
+		return nil
+	}
+	return func(env ...string) *exec.Cmd {
+		cmd := h.Child(check.Name)
+		cmd.Env = append(cmd.Environ(), env...)
+		return cmd
+	}
 }
 
 // checkLabel marks the goroutines of a check, which those they start inherit.
@@ -89,21 +117,22 @@ const checkLabel = "bustest"
 var runs atomic.Uint64 // makes labels unique in the process
 
 // run runs one check on a goroutine of its own, since Fatalf ends it.
-func (h *Harness) run(check Check, child func(...string) *exec.Cmd) Result {
+func (h *Harness) run(ctx context.Context, check Check, child func(...string) *exec.Cmd) Result {
 	began := time.Now()
-	ctx, cancel := context.WithCancel(context.Background())
+	own, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	name := fnv.New64a()
 	name.Write([]byte(check.Name)) // never fails
 	c := &C{
-		h: h, check: check, ctx: ctx, cancel: cancel, child: child,
+		h: h, check: check, ctx: own, cancel: cancel, child: child,
 		prefix: fmt.Sprintf("t%x", newSeed()),
 		rand:   rand.New(rand.NewPCG(h.Seed, name.Sum64())),
 	}
-	ended, cleaned := make(chan struct{}), make(chan struct{})
+	c.Cleanup(c.removeStreams) // the last of all, when the check's buses are closed
+	ended, hangs, cleaned := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(cleaned)
-		c.cleanUp(ended)
+		c.cleanUp(ended, hangs)
 	}()
 	go labelled(fmt.Sprintf("%s-%d", check.Name, runs.Add(1)), func() {
 		defer close(ended)
@@ -115,31 +144,48 @@ func (h *Harness) run(check Check, child func(...string) *exec.Cmd) Result {
 	// return at all.
 	watchdog := time.NewTimer((2*h.Patience + 20*h.Settle) * time.Duration(max(1, c.rounds())))
 	defer watchdog.Stop()
+	interrupted := false
 	select {
 	case <-cleaned:
+	case <-ctx.Done():
+		interrupted = !c.Failed() // what it says from now on is due to this
+		cancel()
+		watchdog.Reset(h.Patience)
+		select {
+		case <-cleaned:
+		case <-watchdog.C:
+			close(hangs)
+		}
 	case <-watchdog.C:
 		c.Errorf("the check hangs. All goroutines:\n%s", allStacks())
-		cancel() // frees what waits in the check; a bus that hangs stays behind
+		close(hangs) // frees what waits in the check; a bus that hangs stays behind
+		watchdog.Reset(h.Patience)
+		select {
+		case <-cleaned:
+		case <-watchdog.C:
+		}
 	}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	res := Result{Check: check, Status: Passed, Duration: time.Since(began)}
-	if c.lacks != "" {
-		res.Status, res.Reason = NotClaimed, c.lacks
-	}
-	if c.failed {
+	res := Result{Check: check, Status: Passed, Duration: time.Since(began), Left: c.left}
+	switch {
+	case interrupted:
+		res.Status, res.Reason = NotRun, context.Cause(ctx).Error()
+	case c.failed:
 		res.Status = Failed
 		res.Reason = strings.Join(c.log, "\n") + fmt.Sprintf("\n(seed %d)", h.Seed)
+	case c.lacks != "":
+		res.Status, res.Reason = NotClaimed, c.lacks
 	}
 	return res
 }
 
 // cleanUp calls the cleanups, the last first, when the check has ended.
-func (c *C) cleanUp(ended <-chan struct{}) {
+func (c *C) cleanUp(ended, hangs <-chan struct{}) {
 	select {
 	case <-ended:
-	case <-c.ctx.Done(): // by the watchdog
+	case <-hangs:
 	}
 	c.cancel()
 	for {

@@ -3,6 +3,7 @@ package bustest
 import (
 	"context"
 	"errors"
+	"regexp"
 	"slices"
 	"testing"
 	"time"
@@ -80,7 +81,7 @@ func TestExamine_reportsEveryCheck(t *testing.T) {
 
 func TestExamine_reportsAHangWithStacks(t *testing.T) {
 	h := reference(refbus.Config{})
-	h.Patience, h.only = 50*time.Millisecond, "Hangs"
+	h.Patience, h.Match = 50*time.Millisecond, regexp.MustCompile("^Hangs$")
 	h.Extra = []Check{{Name: "Hangs", Rule: "a rule that is never decided", Run: func(c *C) { select {} }}}
 	res, ok := Examine(t.Context(), h).Result("Hangs")
 	require.True(t, ok)

@@ -1,0 +1,57 @@
+// Command jitney checks message buses.
+//
+//	jitney conformance -bus URL    # check a bus against the contract
+//	jitney help                    # list the subcommands
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	_ "github.com/jitney-go/jitney/bus/membus"
+	_ "github.com/jitney-go/jitney/bus/natsbus"
+	"github.com/jitney-go/jitney/bustest/conformance"
+)
+
+// subcommand is one thing that jitney does. Its run is given its whole name and the
+// arguments behind it, and returns the exit status.
+type subcommand struct {
+	name, about string
+	run         func(name string, args []string) int
+}
+
+var subcommands = []subcommand{
+	{"conformance", "check a bus against the contract", conformance.Main},
+}
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	if len(args) == 0 {
+		fmt.Fprint(os.Stderr, usage())
+		return 2
+	}
+	switch args[0] {
+	case "help", "-h", "-help", "--help":
+		fmt.Print(usage())
+		return 0
+	}
+	for _, s := range subcommands {
+		if s.name == args[0] {
+			return s.run("jitney "+s.name, args[1:])
+		}
+	}
+	fmt.Fprintf(os.Stderr, "jitney: unknown subcommand %q; jitney help lists them\n", args[0])
+	return 2
+}
+
+func usage() string {
+	var b strings.Builder
+	b.WriteString("Usage: jitney SUBCOMMAND [flags]\n\n")
+	for _, s := range subcommands {
+		fmt.Fprintf(&b, "  %-12s %s\n", s.name, s.about)
+	}
+	b.WriteString("\njitney SUBCOMMAND -h shows its flags.\n")
+	return b.String()
+}
