@@ -118,7 +118,9 @@ func (c *C) publishOn(b bus.Bus, subjects []string, texts ...string) {
 }
 
 // awaitAll waits until each of these messages was delivered.
-func (c *C) awaitAll(h *history, want ...string) {
+func (c *C) awaitAll(h *history, want ...string) { c.awaitAllWithin(c.h.Patience, h, want...) }
+
+func (c *C) awaitAllWithin(patience time.Duration, h *history, want ...string) {
 	missing := map[string]bool{}
 	for _, text := range want {
 		missing[text] = true
@@ -127,7 +129,7 @@ func (c *C) awaitAll(h *history, want ...string) {
 		return
 	}
 	what := fmt.Sprintf("all of %d messages", len(want))
-	c.await(h, what, func(e event) bool {
+	c.awaitWithin(patience, h, what, func(e event) bool {
 		if e.kind == delivered {
 			delete(missing, e.text)
 		}

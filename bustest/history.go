@@ -102,7 +102,11 @@ func (h *history) all() []event {
 
 // await waits until ok is true of an event, and returns it.
 func (c *C) await(h *history, what string, ok func(e event) bool) event {
-	timer := time.NewTimer(c.h.Patience)
+	return c.awaitWithin(c.h.Patience, h, what, ok)
+}
+
+func (c *C) awaitWithin(patience time.Duration, h *history, what string, ok func(e event) bool) event {
+	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	for next := 0; ; {
 		h.mu.Lock()
@@ -122,7 +126,7 @@ func (c *C) await(h *history, what string, ok func(e event) bool) event {
 		case <-changed:
 		case <-timer.C:
 			events := h.all()
-			c.Fatalf("%s: not within %v: %s\n%s", h.name, c.h.Patience, what, around(events, len(events)))
+			c.Fatalf("%s: not within %v: %s\n%s", h.name, patience, what, around(events, len(events)))
 		case <-c.ctx.Done():
 			c.Fatalf("the check has ended before: %s", what)
 		}

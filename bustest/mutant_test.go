@@ -293,6 +293,7 @@ var mutants = []mutant{
 
 	{bug: "cutUntold", check: "CutResumes"},
 	{bug: "lossOnReconnect", check: "CutResumes"},
+	{bug: "lossOnReconnect", check: "GroupResumes"},
 	{bug: "repeatOnReconnect", check: "CutResumes"},
 	{bug: "reorderOnReconnect", check: "CutResumes"},
 	{bug: "downIsNil", check: "CutResumes"},

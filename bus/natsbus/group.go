@@ -2,8 +2,6 @@ package natsbus
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -56,36 +54,13 @@ type groupShare struct {
 	told    int                 // acknowledgements that the server hasn't confirmed, on confirm
 	confirm string
 	acks    *nats.Subscription
-	handled int64     // messages that have come through sub
-	seen    uint64    // the highest sequence that was given to this process
-	base    uint64    // up to here nothing is missing, or it has been told
-	unsure  bool      // something between base and seen may be missing
-	looked  time.Time // for what is missing
+	here    *nats.Subscription // answers those who leave a group without a position and ask whether anybody is in it
+	handled int64              // messages that have come through sub
+	seen    uint64             // the highest sequence that was given to this process
+	base    uint64             // up to here nothing is missing, or it has been told
+	unsure  bool               // something between base and seen may be missing
+	looked  time.Time          // for what is missing
 	leaving bool
-}
-
-// consumerInfo is what this package reads of a consumer.
-type consumerInfo struct {
-	Config struct {
-		Filter  string `json:"filter_subject"`
-		Deliver string `json:"deliver_subject"`
-		Ack     string `json:"ack_policy"`
-		Start   uint64 `json:"opt_start_seq"`
-	} `json:"config"`
-	Delivered struct {
-		Sequence uint64 `json:"stream_seq"`
-	} `json:"delivered"`
-	Waiting int `json:"num_waiting"`
-	Unacked int `json:"num_ack_pending"`
-}
-
-// consumerName of a group: operators find a durable one under its name. Others are told apart by their pattern, too.
-func consumerName(g driver.Group) string {
-	if g.Durable {
-		return g.Name
-	}
-	sum := sha256.Sum256([]byte(g.Name + " " + g.Pattern))
-	return "jitney-group-" + hex.EncodeToString(sum[:8])
 }
 
 // Join implements driver.Grouper.
@@ -94,8 +69,12 @@ func (b *backend) Join(ctx context.Context, s driver.Stream, g driver.Group, sin
 		b: b, stream: s, group: g, consumer: consumerName(g), sink: sink,
 		stop: make(chan struct{}), out: map[string]struct{}{}, seen: g.After, base: g.After,
 	}
+	// Before it looks for the consumer, so that nobody removes that as the last one who leaves.
+	if err := p.answer(ctx); err != nil {
+		return nil, connectionError(ctx, err)
+	}
 	if err := p.ensure(ctx); err != nil {
-		return nil, err
+		return nil, errors.Join(err, p.leaveRoom())
 	}
 	p.confirm = b.nc.NewInbox()
 	var err error
@@ -103,90 +82,13 @@ func (b *backend) Join(ctx context.Context, s driver.Stream, g driver.Group, sin
 		err = p.listen()
 	}
 	if err != nil {
-		return nil, connectionError(ctx, err)
+		return nil, errors.Join(connectionError(ctx, err), p.leaveRoom())
 	}
 	b.mu.Lock()
 	b.shares[p] = struct{}{}
 	b.mu.Unlock()
 	p.stopped.Go(p.keep)
 	return p, nil
-}
-
-// ensure creates the consumer, unless it is there.
-func (p *groupShare) ensure(ctx context.Context) error {
-	for {
-		info, err := p.info(ctx)
-		switch {
-		case err == nil && info.Config.Filter == p.group.Pattern && info.Config.Deliver == "" && info.Config.Ack == "explicit":
-			p.mu.Lock()
-			p.base = max(info.Delivered.Sequence, info.Config.Start, 1) - 1
-			p.seen, p.unsure = p.base, true
-			p.mu.Unlock()
-			return p.b.sameEpoch(ctx, p.stream)
-		case err == nil:
-			return fmt.Errorf("%w: stream %s has a consumer %s for %q", bus.ErrConflict, p.stream.Config.Name, p.consumer, info.Config.Filter)
-		case !isCode(err, codeConsumerNotFound):
-			return err
-		}
-		if err := p.unique(ctx); err != nil {
-			return err
-		}
-		config := map[string]any{
-			"name": p.consumer, "filter_subject": p.group.Pattern, "deliver_policy": "by_start_sequence", "opt_start_seq": p.group.After + 1,
-			"ack_policy": "explicit", "ack_wait": ackWait, "max_deliver": -1, "replay_policy": "instant",
-		}
-		if p.group.Durable {
-			config["durable_name"] = p.consumer
-		} else {
-			config["inactive_threshold"] = groupInactive
-			config["mem_storage"] = true
-		}
-		request := map[string]any{"stream_name": p.stream.Config.Name, "config": config, "action": "create"}
-		err = p.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+p.stream.Config.Name+"."+p.consumer, request, nil)
-		if err == nil {
-			return p.b.sameEpoch(ctx, p.stream)
-		}
-		if !isCode(err, codeConsumerExists) && !isCode(err, codeConsumerNameInUse) {
-			return err
-		}
-		// Another process has just created it.
-	}
-}
-
-// unique makes sure that no other stream has a durable group of the name.
-func (p *groupShare) unique(ctx context.Context) error {
-	if !p.group.Durable {
-		return nil
-	}
-	streams, err := p.b.Streams(ctx)
-	if err != nil {
-		return err
-	}
-	for _, s := range streams {
-		if s.Config.Name == p.stream.Config.Name {
-			continue
-		}
-		info, err := p.b.consumer(ctx, s.Config.Name, p.consumer)
-		if err == nil {
-			return fmt.Errorf("%w: stream %s has the group %s, for %q", bus.ErrConflict, s.Config.Name, p.consumer, info.Config.Filter)
-		}
-		if !isCode(err, codeConsumerNotFound) && !errors.Is(err, driver.ErrNotCaptured) {
-			return err
-		}
-	}
-	return nil
-}
-
-func (b *backend) consumer(ctx context.Context, stream, name string) (*consumerInfo, error) {
-	var info consumerInfo
-	if err := b.ask(ctx, "$JS.API.CONSUMER.INFO."+stream+"."+name, nil, &info); err != nil {
-		return nil, err
-	}
-	return &info, nil
-}
-
-func (p *groupShare) info(ctx context.Context) (*consumerInfo, error) {
-	return p.b.consumer(ctx, p.stream.Config.Name, p.consumer)
 }
 
 // listen makes a new inbox. What comes to an earlier one is given to another process when its time is over.
@@ -469,14 +371,15 @@ func (p *groupShare) Leave() {
 	err := sub.Drain()
 	p.wait(ctx, func() bool { return !sub.IsValid() })
 	p.wait(ctx, func() bool { return p.told <= 0 })
-	if err = errors.Join(err, p.acks.Unsubscribe()); err != nil && !p.b.nc.IsClosed() {
+	if err = errors.Join(err, p.acks.Unsubscribe(), p.leaveRoom()); err != nil && !p.b.nc.IsClosed() {
 		p.b.log.Warn("natsbus: leaving a group", "group", p.group.Name, "error", err)
 	}
 	if p.group.Durable || !p.b.nc.IsConnected() {
 		return
 	}
-	// Without a position nobody misses the consumer, unless another process is in the group.
-	if info, err := p.info(ctx); err != nil || info.Waiting > 0 || info.Unacked > 0 {
+	// Without a position nobody misses the consumer, unless another process is in the group. That it neither waits for
+	// a message nor has one at this moment says nothing.
+	if !p.deserted(ctx) {
 		return
 	}
 	if err := p.b.ask(ctx, "$JS.API.CONSUMER.DELETE."+p.stream.Config.Name+"."+p.consumer, nil, nil); err != nil {

@@ -10,12 +10,43 @@ import (
 	"github.com/jitney-go/jitney/bus"
 )
 
-var groupKillChecks = []Check{{
+var groupFaultChecks = []Check{{
+	Name: "GroupResumes", Run: groupResumes, Needs: []Ability{DurableGroups, Durable, Faults}, rounds: 2,
+	Rule:   "after connections are cut and the server is killed under load, a durable group goes on and loses nothing; what fails is still repeated",
+	Origin: "nats.go#1370: a consumer that doesn't come back after an outage",
+}, {
 	Name: "GroupKill", Run: groupKill, Needs: []Ability{DurableGroups, CrashSafe}, process: true, rounds: 2,
 	Rule: "when a process is killed, what a durable group's handlers hadn't done is delivered in the next one, and what was long done isn't",
 	Origin: "stan.java#42: a group misses a message when a member crashes; nats-streaming-server#72: acknowledged messages came again " +
 		"after a restart",
 }}
+
+// groupResumes lets each seventh message fail once, so that repetitions meet the faults, too.
+func groupResumes(c *C) {
+	e, s := c.serve()
+	b := c.open(e)
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}, Duplicates: 10 * time.Minute})
+	all := &history{name: "the group"}
+	for range 3 {
+		c.subscribeFunc(b, c.subject("a.*"), func(_ context.Context, m *bus.Message) error {
+			if _, n, ok := number(string(m.Data)); ok && n%7 == 0 && m.Attempt == 1 {
+				return errOnPurpose
+			}
+			all.message(m)
+			return nil
+		}, bus.DurableGroup(c.group("g")), bus.Attempts(0, time.Millisecond))
+	}
+	l := c.load(b)
+	for range c.rounds() {
+		c.awaitMore(all, 30)
+		c.do("cut", s.Cut())
+		c.awaitMore(all, 30)
+		c.do("kill", s.Kill())
+		c.do("start", s.Start())
+	}
+	c.awaitMore(all, 30)
+	c.awaitAllWithin(2*c.h.Patience, all, l.end()...) // what a fault has cut off comes again after a while
+}
 
 const (
 	groupKillBatch = 50
@@ -65,7 +96,7 @@ func groupKill(c *C) {
 
 	b := c.open(e)
 	c.subscribeFunc(b, c.subject("held.*"), all.handler(), bus.DurableGroup(c.group("g")), bus.Attempts(0), bus.OnError(all.hook()))
-	c.awaitAll(all, acked...)
+	c.awaitAllWithin(2*c.h.Patience, all, acked...)
 	c.judge(all, quiet, func(events []event) *fault {
 		rested := slices.IndexFunc(events, func(e event) bool { return e.kind == mark })
 		longDone := map[string]bool{}

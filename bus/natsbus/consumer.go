@@ -1,0 +1,149 @@
+package natsbus
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+// consumerInfo is what this package reads of a consumer.
+type consumerInfo struct {
+	Config struct {
+		Filter  string `json:"filter_subject"`
+		Deliver string `json:"deliver_subject"`
+		Ack     string `json:"ack_policy"`
+		Start   uint64 `json:"opt_start_seq"`
+	} `json:"config"`
+	Delivered struct {
+		Sequence uint64 `json:"stream_seq"`
+	} `json:"delivered"`
+}
+
+// consumerName of a group: operators find a durable one under its name. Others are told apart by their pattern, too.
+func consumerName(g driver.Group) string {
+	if g.Durable {
+		return g.Name
+	}
+	sum := sha256.Sum256([]byte(g.Name + " " + g.Pattern))
+	return "jitney-group-" + hex.EncodeToString(sum[:8])
+}
+
+// room is where the processes of a group without a position hear each other.
+func (p *groupShare) room() string {
+	return "_INBOX.jitney-group." + p.stream.Config.Name + "." + p.consumer
+}
+
+// answer says that this process is in the group to whoever asks.
+func (p *groupShare) answer(ctx context.Context) error {
+	if p.group.Durable {
+		return nil
+	}
+	var err error
+	p.here, err = p.b.nc.Subscribe(p.room(), func(m *nats.Msg) {
+		if err := m.Respond(nil); err != nil && p.b.nc.IsConnected() {
+			p.b.log.Warn("natsbus: answering in a group", "group", p.group.Name, "error", err)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return p.b.ping(ctx)
+}
+
+// leaveRoom stops answering.
+func (p *groupShare) leaveRoom() error {
+	if p.here == nil || p.b.nc.IsClosed() {
+		return nil
+	}
+	return p.here.Unsubscribe()
+}
+
+// deserted reports whether no process is in the group; this one has left the room.
+func (p *groupShare) deserted(ctx context.Context) bool {
+	_, err := p.b.nc.RequestWithContext(ctx, p.room(), nil)
+	return errors.Is(err, nats.ErrNoResponders)
+}
+
+// ensure creates the consumer, unless it is there.
+func (p *groupShare) ensure(ctx context.Context) error {
+	for {
+		info, err := p.info(ctx)
+		switch {
+		case err == nil && info.Config.Filter == p.group.Pattern && info.Config.Deliver == "" && info.Config.Ack == "explicit":
+			p.mu.Lock()
+			p.base = max(info.Delivered.Sequence, info.Config.Start, 1) - 1
+			p.seen, p.unsure = p.base, true
+			p.mu.Unlock()
+			return p.b.sameEpoch(ctx, p.stream)
+		case err == nil:
+			return fmt.Errorf("%w: stream %s has a consumer %s for %q", bus.ErrConflict, p.stream.Config.Name, p.consumer, info.Config.Filter)
+		case !isCode(err, codeConsumerNotFound):
+			return err
+		}
+		if err := p.unique(ctx); err != nil {
+			return err
+		}
+		config := map[string]any{
+			"name": p.consumer, "filter_subject": p.group.Pattern, "deliver_policy": "by_start_sequence", "opt_start_seq": p.group.After + 1,
+			"ack_policy": "explicit", "ack_wait": ackWait, "max_deliver": -1, "replay_policy": "instant",
+		}
+		if p.group.Durable {
+			config["durable_name"] = p.consumer
+		} else {
+			config["inactive_threshold"] = groupInactive
+			config["mem_storage"] = true
+		}
+		request := map[string]any{"stream_name": p.stream.Config.Name, "config": config, "action": "create"}
+		err = p.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+p.stream.Config.Name+"."+p.consumer, request, nil)
+		if err == nil {
+			return p.b.sameEpoch(ctx, p.stream)
+		}
+		if !isCode(err, codeConsumerExists) && !isCode(err, codeConsumerNameInUse) {
+			return err
+		}
+		// Another process has just created it.
+	}
+}
+
+// unique makes sure that no other stream has a durable group of the name.
+func (p *groupShare) unique(ctx context.Context) error {
+	if !p.group.Durable {
+		return nil
+	}
+	streams, err := p.b.Streams(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range streams {
+		if s.Config.Name == p.stream.Config.Name {
+			continue
+		}
+		info, err := p.b.consumer(ctx, s.Config.Name, p.consumer)
+		if err == nil {
+			return fmt.Errorf("%w: stream %s has the group %s, for %q", bus.ErrConflict, s.Config.Name, p.consumer, info.Config.Filter)
+		}
+		if !isCode(err, codeConsumerNotFound) && !errors.Is(err, driver.ErrNotCaptured) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *backend) consumer(ctx context.Context, stream, name string) (*consumerInfo, error) {
+	var info consumerInfo
+	if err := b.ask(ctx, "$JS.API.CONSUMER.INFO."+stream+"."+name, nil, &info); err != nil {
+		return nil, err
+	}
+	return &info, nil
+}
+
+func (p *groupShare) info(ctx context.Context) (*consumerInfo, error) {
+	return p.b.consumer(ctx, p.stream.Config.Name, p.consumer)
+}

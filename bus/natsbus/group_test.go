@@ -1,0 +1,163 @@
+package natsbus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+var work = bus.StreamConfig{Name: "WORK", Subjects: []string{"work.>"}}
+
+// once reports whether these messages were handled, each once.
+func once(want []string, handled ...*collector) bool {
+	var all []string
+	for _, c := range handled {
+		all = append(all, c.texts()...)
+	}
+	slices.Sort(all)
+	return slices.Equal(all, slices.Sorted(slices.Values(want)))
+}
+
+func numberedTexts(n int) []string {
+	var texts []string
+	for i := range n {
+		texts = append(texts, fmt.Sprintf("m%03d", i))
+	}
+	return texts
+}
+
+func TestGroup_isSharedByProcesses(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	a, b := openURL(t, s.ClientURL()), openURL(t, s.ClientURL())
+	require.NoError(t, a.EnsureStreams(t.Context(), work))
+	require.NoError(t, b.EnsureStreams(t.Context(), work))
+	for pattern, g := range map[string]struct {
+		subject string
+		option  bus.SubscribeOption
+	}{
+		"note.*":      {"note.a", bus.Group("g")},
+		"work.some.*": {"work.some.a", bus.Group("g")},
+		"work.more.*": {"work.more.a", bus.DurableGroup("d")},
+	} {
+		var onA, onB, outside collector
+		for range 2 {
+			_, err := a.Subscribe(t.Context(), pattern, onA.handle, g.option, bus.Attempts(0))
+			require.NoError(t, err)
+		}
+		_, err := b.Subscribe(t.Context(), pattern, onB.handle, g.option, bus.Attempts(0))
+		require.NoError(t, err)
+		_, err = b.Subscribe(t.Context(), pattern, outside.handle)
+		require.NoError(t, err)
+		want := numberedTexts(100)
+		for _, text := range want {
+			require.NoError(t, a.Publish(t.Context(), g.subject, []byte(text)))
+		}
+		eventually(t, func() bool { return once(want, &onA, &onB) && once(want, &outside) }, "each message once in the group on "+pattern)
+	}
+}
+
+func TestGroup_givesToTheProcessWhoseMembersAreFree(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	a, b := openURL(t, s.ClientURL()), openURL(t, s.ClientURL())
+	require.NoError(t, a.EnsureStreams(t.Context(), work))
+	for _, option := range []bus.SubscribeOption{bus.Group("g"), bus.DurableGroup("d")} {
+		gate, inside := make(chan struct{}), make(chan string, 1)
+		blocked, err := a.Subscribe(t.Context(), "work.*", func(_ context.Context, m *bus.Message) error {
+			inside <- string(m.Data)
+			<-gate
+			return nil
+		}, option, bus.Attempts(0))
+		require.NoError(t, err)
+		require.NoError(t, a.Publish(t.Context(), "work.a", []byte("blocks")))
+		require.Equal(t, "blocks", <-inside)
+		var onB collector
+		sub, err := b.Subscribe(t.Context(), "work.*", onB.handle, option, bus.Attempts(0))
+		require.NoError(t, err)
+		want := numberedTexts(50)
+		for _, text := range want {
+			require.NoError(t, a.Publish(t.Context(), "work.a", []byte(text)))
+		}
+		eventually(t, func() bool { return once(want, &onB) }, "the messages in the process that is free")
+		close(gate)
+		require.NoError(t, sub.Unsubscribe(t.Context()))
+		require.NoError(t, blocked.Unsubscribe(t.Context()))
+	}
+}
+
+func TestGroup_losesNothingWhenAProcessCloses(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	a := openURL(t, s.ClientURL())
+	require.NoError(t, a.EnsureStreams(t.Context(), work))
+	for pattern, option := range map[string]bus.SubscribeOption{"work.some.*": bus.Group("g"), "work.more.*": bus.DurableGroup("d")} {
+		var onA, onB collector
+		_, err := a.Subscribe(t.Context(), pattern, onA.handle, option, bus.Attempts(0))
+		require.NoError(t, err)
+		want := numberedTexts(300)
+		published := make(chan error, 1)
+		subject := pattern[:len(pattern)-1] + "a"
+		go func() {
+			var errs []error
+			for _, text := range want {
+				errs = append(errs, a.Publish(context.Background(), subject, []byte(text)))
+			}
+			published <- errors.Join(errs...)
+		}()
+		for range 5 {
+			b, err := bus.Open(t.Context(), s.ClientURL())
+			require.NoError(t, err)
+			_, err = b.Subscribe(t.Context(), pattern, onB.handle, option, bus.Attempts(0))
+			require.NoError(t, err)
+			require.NoError(t, b.Close(t.Context()))
+		}
+		require.NoError(t, <-published)
+		eventually(t, func() bool { return once(want, &onA, &onB) }, "each message once while processes come and go, on "+pattern)
+	}
+}
+
+func TestGroup_isOfOnePatternInAllProcesses(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	a, b := openURL(t, s.ClientURL()), openURL(t, s.ClientURL())
+	require.NoError(t, a.EnsureStreams(t.Context(), work, bus.StreamConfig{Name: "OTHER", Subjects: []string{"other.>"}}))
+	var got collector
+	sub, err := a.Subscribe(t.Context(), "work.*", got.handle, bus.DurableGroup("d"), bus.Attempts(0))
+	require.NoError(t, err)
+	refused := func() {
+		for _, pattern := range []string{"work.>", "work.a", "other.*"} {
+			_, err := b.Subscribe(t.Context(), pattern, got.handle, bus.DurableGroup("d"), bus.Attempts(0))
+			require.ErrorIs(t, err, bus.ErrConflict, pattern)
+		}
+	}
+	refused()
+	require.NoError(t, sub.Unsubscribe(t.Context()))
+	refused()
+}
+
+func TestGroup_endsWhenAnotherProcessRemovesIt(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	a, b := openURL(t, s.ClientURL()), openURL(t, s.ClientURL())
+	require.NoError(t, a.EnsureStreams(t.Context(), work))
+	for what, remove := range map[string]func(r bus.Remover) error{
+		"group":  func(r bus.Remover) error { return r.RemoveGroup(t.Context(), "d") },
+		"stream": func(r bus.Remover) error { return r.RemoveStream(t.Context(), "WORK") },
+	} {
+		require.NoError(t, a.EnsureStreams(t.Context(), work))
+		var got collector
+		sub, err := a.Subscribe(t.Context(), "work.*", got.handle, bus.DurableGroup("d"), bus.Attempts(0), bus.OnError(got.hook))
+		require.NoError(t, err)
+		require.NoError(t, remove(b.(bus.Remover)))
+		select {
+		case <-sub.Done():
+		case <-time.After(10 * time.Second):
+			require.Fail(t, "the group's member still stands", what)
+		}
+		require.ErrorIs(t, sub.Err(), bus.ErrStreamChanged, what)
+		eventually(t, func() bool { return got.told(bus.ErrStreamChanged) == 1 }, "the member's hook to be told")
+	}
+}
