@@ -32,6 +32,10 @@ func TestMain(m *testing.M) {
 		serve(addr, os.Getenv(serveDir))
 		return
 	}
+	if url := os.Getenv(writeURL); url != "" {
+		write(url)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }
 

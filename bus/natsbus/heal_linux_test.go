@@ -15,8 +15,7 @@ import (
 	"github.com/jitney-go/jitney/bus/natsbus"
 )
 
-// smallDisk mounts a file system of so many bytes, which needs root.
-func smallDisk(t *testing.T, size int) string {
+func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {
@@ -24,6 +23,12 @@ func smallDisk(t *testing.T, size int) string {
 		}
 		t.Skip("mounting a file system needs root")
 	}
+}
+
+// smallDisk mounts a file system of so many bytes.
+func smallDisk(t *testing.T, size int) string {
+	t.Helper()
+	needRoot(t)
 	dir := t.TempDir()
 	require.NoError(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d", size)))
 	t.Cleanup(func() { require.NoError(t, syscall.Unmount(dir, 0)) })
