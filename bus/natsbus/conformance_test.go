@@ -9,6 +9,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
+	t.Parallel() // most of it waits
 	bustest.Run(t, bustest.Harness{
 		Open: func(e *bustest.Env) (bus.Bus, error) { return natsbus.Open(e.Context(), e.Dir, e.Options...) },
 		Claims: []bustest.Ability{

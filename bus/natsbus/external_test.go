@@ -138,6 +138,7 @@ func serve(addr, dir string) {
 }
 
 func TestConformance_elsewhere(t *testing.T) {
+	t.Parallel() // most of it waits
 	s := startServer(t, t.TempDir(), -1)
 	bustest.Run(t, bustest.Harness{
 		Open: func(e *bustest.Env) (bus.Bus, error) {
@@ -148,6 +149,13 @@ func TestConformance_elsewhere(t *testing.T) {
 			return bus.Open(e.Context(), url, e.Options...)
 		},
 		Serve: bustest.Process(serverProcess),
+		Residue: func(context.Context, bus.Bus) (int, error) {
+			js, err := s.Jsz(nil)
+			if err != nil {
+				return 0, err
+			}
+			return js.Consumers + int(s.NumSubscriptions()), nil
+		},
 		Claims: []bustest.Ability{
 			bustest.Headers, bustest.Streams, bustest.Durable, bustest.TotalOrder, bustest.Groups, bustest.DurableGroups,
 		},
