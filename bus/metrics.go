@@ -19,7 +19,7 @@ type Metrics interface {
 	Subscriptions(change int)
 }
 
-// WithMetrics has m told what the bus does.
+// WithMetrics has m told what the bus does. The modules metrics/prometheus and metrics/otel have one each.
 func WithMetrics(m Metrics) OpenOption {
 	return openOption(func(o *OpenOptions) { o.Metrics = m })
 }

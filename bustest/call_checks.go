@@ -24,8 +24,7 @@ var callChecks = []Check{
 	},
 	{
 		Name: "CloseUnblocks", Run: closeUnblocks, Needs: []Ability{Streams},
-		Rule:   "Close ends calls that are blocked, with ErrClosed, while it waits for handlers",
-		Origin: "watermill#351, nats.go#1328: calls that outlive a Close",
+		Rule: "Close ends calls that are blocked, with ErrClosed, while it waits for handlers",
 	},
 	{
 		Name: "Causal", Run: causal, Needs: []Ability{TotalOrder},

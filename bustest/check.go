@@ -59,6 +59,7 @@ type C struct {
 
 	mu       sync.Mutex
 	failed   bool
+	faults   int    // that judges have found
 	lacks    string // why the check doesn't apply after all
 	log      []string
 	cleanups []func()

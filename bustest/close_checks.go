@@ -21,7 +21,8 @@ var closeChecks = []Check{
 	},
 	{
 		Name: "CloseTwice", Run: closeTwice,
-		Rule: "Close is idempotent, and no call of it returns before the work is done",
+		Rule:   "Close is idempotent, and no call of it returns before the work is done",
+		Origin: "watermill-nats#1: close of a closed channel",
 	},
 	{
 		Name: "CloseFence", Run: closeFence,
@@ -48,7 +49,8 @@ var closeChecks = []Check{
 	},
 	{
 		Name: "CloseStuckHandler", Run: closeStuckHandler,
-		Rule: "Close ends by its deadline and names the patterns whose handlers don't return, whose context it cancels",
+		Rule:   "Close ends by its deadline and names the patterns whose handlers don't return, whose context it cancels",
+		Origin: "watermill#285, #351: deadlocks in Close",
 	},
 }
 
@@ -75,6 +77,10 @@ func afterClose(c *C) {
 			_, err := l.Streams(ctx)
 			return err
 		}
+	}
+	if r, ok := b.(bus.Remover); ok {
+		calls["RemoveStream"] = func(ctx context.Context, _ string) error { return r.RemoveStream(ctx, c.stream("S")) }
+		calls["RemoveGroup"] = func(ctx context.Context, _ string) error { return r.RemoveGroup(ctx, "g") }
 	}
 	if l, ok := b.(bus.HealthChecker); ok {
 		calls["Health"] = func(ctx context.Context, _ string) error { return l.Health(ctx) }

@@ -10,11 +10,13 @@ import (
 var durableChecks = []Check{
 	{
 		Name: "Reopen", Run: reopen, Needs: []Ability{Durable},
-		Rule: "streams, their limits and their messages survive Close and Open, and cursors from before still hold",
+		Rule:   "streams, their limits and their messages survive Close and Open, and cursors from before still hold",
+		Origin: "nats-server#6888, #6890: restarts of an embedded server",
 	},
 	{
 		Name: "CursorGrows", Run: cursorGrows, Needs: []Ability{Durable},
-		Rule: "sequences never go back, also across Close and Open",
+		Rule:   "sequences never go back, also across Close and Open",
+		Origin: "nats-server#6888, #6890: restarts of an embedded server",
 	},
 	{
 		Name: "SecondOpen", Run: secondOpen, Needs: []Ability{Locking},

@@ -20,7 +20,8 @@ var ensureChecks = []Check{
 	},
 	{
 		Name: "EnsureAllOrNothing", Run: ensureAllOrNothing, Needs: []Ability{Streams},
-		Rule: "when one config of a list is refused, none of the others is applied",
+		Rule:   "when one config of a list is refused, none of the others is applied",
+		Origin: "nats.rs#1498: an error that doesn't say which stream",
 	},
 	{
 		Name: "EnsureLeavesAlone", Run: ensureLeavesAlone, Needs: []Ability{Streams},
@@ -37,6 +38,10 @@ var ensureChecks = []Check{
 	{
 		Name: "StreamList", Run: streamList, Needs: []Ability{Streams},
 		Rule: "bus.StreamLister lists the streams by name, with their config and what they hold",
+	},
+	{
+		Name: "RemoveStream", Run: removeStream, Needs: []Ability{Streams},
+		Rule: "bus.Remover removes a stream: who received from it ends with ErrStreamChanged, and one of the same name is another epoch",
 	},
 	{
 		Name: "Health", Run: health,
@@ -242,6 +247,64 @@ func streamList(c *C) {
 		c.Errorf("changing a listed config changes the bus's")
 	}
 	c.store(b, c.subject("more"), "still captured")
+}
+
+func removeStream(c *C) {
+	b := c.Bus()
+	remover, ok := b.(bus.Remover)
+	if !ok {
+		c.NotClaimed("the bus is no bus.Remover")
+	}
+	cfg := bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}}
+	c.ensure(b, cfg, bus.StreamConfig{Name: c.stream("OTHER"), Subjects: []string{c.subject("other")}})
+	var old []bus.Cursor
+	for _, text := range sequence("old", 1, 5) {
+		old = append(old, c.store(b, c.subject("a.x"), text))
+	}
+	c.publish(b, c.subject("other"), "stays")
+	touched := []*history{c.subscribe(b, c.subject("a.x")), c.subscribe(b, c.subject("a.>"), bus.All())}
+	apart := c.subscribe(b, c.subject("other"))
+	if err := remover.RemoveStream(c.ctx, cfg.Name); err != nil {
+		if errors.Is(err, bus.ErrUnsupported) {
+			c.NotClaimed("RemoveStream: %v", err)
+		}
+		c.Fatalf("RemoveStream: %v", err)
+	}
+	for _, h := range touched {
+		receive(c, h.sub.Done(), "the end of a subscription whose stream was removed")
+		if c.goesOn(h, "none") {
+			c.Errorf("%s: it goes on without its stream", h.name)
+		}
+	}
+	if err := remover.RemoveStream(c.ctx, cfg.Name); !errors.Is(err, bus.ErrNoStream) {
+		c.Errorf("RemoveStream of what isn't there: want ErrNoStream, have %v", err)
+	}
+	if err := b.Publish(c.ctx, c.subject("a.x"), nil, bus.ExpectNone()); !errors.Is(err, bus.ErrNoStream) {
+		c.Errorf("Publish to a removed stream: want ErrNoStream, have %v", err)
+	}
+	if _, err := b.Subscribe(c.ctx, c.subject("a.x"), apart.handler(), bus.After(old[2])); !errors.Is(err, bus.ErrNoStream) {
+		c.Errorf("Subscribe to the past of a removed stream: want ErrNoStream, have %v", err)
+	}
+
+	// The next life of the name.
+	c.ensure(b, cfg)
+	c.checkStored(b, c.subject("a.>"))
+	if err := b.Publish(c.ctx, c.subject("a.x"), []byte("refused"), bus.ExpectLast(old[4])); !errors.Is(err, bus.ErrConflict) {
+		c.Errorf("ExpectLast of another epoch: want ErrConflict, have %v", err)
+	}
+	for _, text := range sequence("new", 1, 5) {
+		cursor := c.store(b, c.subject("a.x"), text)
+		if _, same := cursor.Compare(old[0]); same {
+			c.Errorf("cursor %s of the new stream is of the same epoch as %s of the removed one", cursor, old[0])
+		}
+	}
+	resumed := c.subscribe(b, c.subject("a.x"), bus.After(old[2]))
+	resumed.name = "a.x, resumed after message 3 of the removed stream"
+	c.judge(resumed, exactly(sequence("new", 1, 5)...), gapFirst)
+	c.publish(b, c.subject("other"), "live")
+	c.awaitText(apart, "live")
+	c.judge(apart, exactly("live"), quiet)
+	c.checkStored(b, c.subject("other"), "stays", "live")
 }
 
 func health(c *C) {

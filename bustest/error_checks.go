@@ -52,6 +52,8 @@ func errorText(c *C) {
 		if err := publish(held); err != nil {
 			c.Fatalf("Publish: %v", err)
 		}
+		bad := bus.StreamConfig{Name: c.stream("BAD"), Subjects: []string{c.subject("b")}, MaxMsgs: -1}
+		check("EnsureStreams of a bad stream", "ensure", bad.Name, b.EnsureStreams(c.ctx, bad))
 		check("a conflict", "publish", held, publish(held, bus.ExpectNone()))
 	}
 	if err := b.Close(c.ctx); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -32,16 +33,24 @@ type event struct {
 	msg      *bus.Message
 }
 
+// brief quotes a text, of a long one its beginning and its length.
+func brief(text string) string {
+	if len(text) <= 60 {
+		return strconv.Quote(text)
+	}
+	return fmt.Sprintf("%q... (%d bytes)", text[:40], len(text))
+}
+
 func (e event) String() string {
 	switch e.kind {
 	case returned:
-		return fmt.Sprintf("returned  %.60q", e.text)
+		return "returned  " + brief(e.text)
 	case problem:
 		return fmt.Sprintf("problem   %v (pattern %q, subject %q)", e.problem.Err, e.problem.Pattern, e.problem.Subject)
 	case mark:
 		return "mark      " + e.text
 	}
-	s := fmt.Sprintf("delivered %.60q on %s", e.text, e.subject)
+	s := fmt.Sprintf("delivered %s on %s", brief(e.text), e.subject)
 	if !e.cursor.IsZero() {
 		s += " at " + e.cursor.String()
 	}
@@ -135,7 +144,7 @@ func (c *C) awaitWithin(patience time.Duration, h *history, what string, ok func
 
 // awaitText waits until a message with this data was delivered.
 func (c *C) awaitText(h *history, text string) event {
-	return c.await(h, fmt.Sprintf("the message %.60q", text), func(e event) bool { return e.kind == delivered && e.text == text })
+	return c.await(h, "the message "+brief(text), func(e event) bool { return e.kind == delivered && e.text == text })
 }
 
 // awaitProblem waits until the hook was told target.

@@ -29,11 +29,13 @@ var isolationChecks = []Check{
 	},
 	{
 		Name: "SlowHandlerNoPublisher", Run: slowHandlerNoPublisher,
-		Rule: "a blocked handler delays no publisher",
+		Rule:   "a blocked handler delays no publisher",
+		Origin: "nats.net#1041: a blocked handler stops the reader of the socket",
 	},
 	{
 		Name: "LossIsCounted", Run: lossIsCounted,
-		Rule: "what an uncaptured subject loses to a slow handler is the oldest, counted exactly and reported",
+		Rule:   "what an uncaptured subject loses to a slow handler is the oldest, counted exactly and reported",
+		Origin: "NATS drops silently for a slow consumer: 16 of 80 messages of 1 MiB",
 	},
 	{
 		Name: "BufferBounds", Run: bufferBounds,
@@ -41,7 +43,8 @@ var isolationChecks = []Check{
 	},
 	{
 		Name: "SlowCatchesUp", Run: slowCatchesUp, Needs: []Ability{Streams},
-		Rule: "on a captured subject a subscription that falls behind loses nothing",
+		Rule:   "on a captured subject a subscription that falls behind loses nothing",
+		Origin: "NATS drops for a slow consumer: 16 of 80 messages of 1 MiB",
 	},
 }
 

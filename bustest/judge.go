@@ -25,11 +25,25 @@ type judge func(events []event) *fault
 func (c *C) judge(h *history, judges ...judge) {
 	events := h.all()
 	for _, j := range judges {
-		if f := j(events); f != nil {
+		f := j(events)
+		if f == nil {
+			continue
+		}
+		c.mu.Lock()
+		c.faults++
+		n := c.faults
+		c.mu.Unlock()
+		switch {
+		case n <= maxFaults:
 			c.Errorf("%s: %s\n%s", h.name, f.text, around(events, f.at))
+		case n == maxFaults+1:
+			c.Errorf("(further faults are left out)")
 		}
 	}
 }
+
+// maxFaults is how many faults a check shows: what is broken is often broken everywhere.
+const maxFaults = 5
 
 // numbered is the data of the nth message of a publisher.
 func numbered(publisher string, n int) string { return publisher + "#" + strconv.Itoa(n) }
@@ -62,12 +76,12 @@ func exactly(want ...string) judge {
 				return &fault{at, fmt.Sprintf("nothing more was expected after %d messages", i)}
 			}
 			if e.text != want[i] {
-				return &fault{at, fmt.Sprintf("message %d should be %.60q", i+1, want[i])}
+				return &fault{at, fmt.Sprintf("message %d of %d should be %s", i+1, len(want), brief(want[i]))}
 			}
 			i++
 		}
 		if i < len(want) {
-			return &fault{len(events), fmt.Sprintf("%d of %d messages were delivered, %.60q is missing", i, len(want), want[i])}
+			return &fault{len(events), fmt.Sprintf("%d of %d messages were delivered, %s is missing", i, len(want), brief(want[i]))}
 		}
 		return nil
 	}
@@ -84,7 +98,7 @@ func complete(want ...string) judge {
 		}
 		for _, text := range want {
 			if !got[text] {
-				return &fault{len(events), fmt.Sprintf("%.60q is missing", text)}
+				return &fault{len(events), fmt.Sprintf("%s is missing", brief(text))}
 			}
 		}
 		return nil
@@ -99,7 +113,7 @@ func unique(events []event) *fault {
 			continue
 		}
 		if before, twice := first[e.text]; twice {
-			return &fault{at, fmt.Sprintf("%.60q was delivered before, as event %d", e.text, before)}
+			return &fault{at, fmt.Sprintf("%s was delivered before, as event %d", brief(e.text), before)}
 		}
 		first[e.text] = at
 	}

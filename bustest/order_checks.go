@@ -2,6 +2,7 @@ package bustest
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync/atomic"
 
@@ -105,7 +106,9 @@ func crossSubject(c *C) {
 func (c *C) interleaved(b bus.Bus, root string, judges ...judge) {
 	var histories []*history
 	for i := range 4 { // with two patterns, which may come by two ways
-		histories = append(histories, c.subscribe(b, c.subject(root+[]string{".*", ".>"}[i%2]), wide))
+		h := c.subscribe(b, c.subject(root+[]string{".*", ".>"}[i%2]), wide)
+		h.name += fmt.Sprintf(", subscription %d of 4", i+1)
+		histories = append(histories, h)
 	}
 	c.together(4, "Publish", func(p int) {
 		publisher := string(rune('a' + p))

@@ -1,5 +1,5 @@
-// Package filebus is a bus whose streams are files: an example of how to write a backend,
-// made from docs/backends.md.
+// Package filebus is a bus whose streams are files: the example of docs/backends.md,
+// which tells how a backend is written.
 //
 //	import _ "github.com/jitney-go/jitney/examples/filebus"
 //

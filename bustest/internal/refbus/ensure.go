@@ -124,6 +124,14 @@ func (b *Bus) ensureAll(ctx context.Context, configs []bus.StreamConfig) error {
 	return nil
 }
 
+// newEpoch names a life of a stream.
+func (b *Bus) newEpoch(stream string) string {
+	if b.bug("epochKept") {
+		return stream
+	}
+	return fmt.Sprintf("e%x", rand.Uint64())
+}
+
 func (b *Bus) ensure(cfg bus.StreamConfig) error {
 	cfg.Subjects = slices.Clone(cfg.Subjects)
 	if cfg.Duplicates == 0 {
@@ -134,7 +142,7 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 	}
 	i := slices.IndexFunc(b.streams, func(st *stream) bool { return st.cfg.Name == cfg.Name })
 	if i < 0 || b.bug("recreate") {
-		st := &stream{ageless: b.bug("neverExpire"), cfg: cfg, epoch: fmt.Sprintf("e%x", rand.Uint64()), seq: 1, lost: 1, ids: map[string]remembered{}, ever: map[string]bus.Cursor{}}
+		st := &stream{ageless: b.bug("neverExpire"), cfg: cfg, epoch: b.newEpoch(cfg.Name), seq: 1, lost: 1, ids: map[string]remembered{}, ever: map[string]bus.Cursor{}}
 		if i < 0 {
 			b.streams = append(b.streams, st)
 		} else {

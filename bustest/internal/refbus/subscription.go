@@ -38,9 +38,10 @@ type subscription struct {
 	err      error
 	isCaught bool
 
-	serial sync.Mutex   // of the bug goPerMsg
-	last   *bus.Problem // why it ended, if that is to be told
-	keep   []byte       // of the bug reuseBuffer
+	serial sync.Mutex     // of the bug goPerMsg
+	last   *bus.Problem   // why it ended, if that is to be told
+	held   []*bus.Message // of the bug causeLater
+	keep   []byte         // of the bug reuseBuffer
 }
 
 // position makes a subscription that stands where o says. b.mu is held.
