@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -75,6 +76,37 @@ func groupClose(c *C) {
 	for _, all := range histories {
 		c.judge(all, complete(want...), unique)
 	}
+
+	// In a member's handler it doesn't wait.
+	b = c.Bus()
+	inside, closed, open := make(chan struct{}), make(chan error, 1), []<-chan struct{}{}
+	c.flavours(b, func(g flavour) {
+		all := &history{name: g.name + ", closed in a handler"}
+		histories[g.name] = all
+		for range 2 {
+			sub := c.subscribeFunc(b, g.pattern, func(ctx context.Context, m *bus.Message) error {
+				all.message(m)
+				if string(m.Data) == "closes" {
+					<-inside
+					closed <- b.Close(ctx)
+				}
+				return nil
+			}, g.option, wide)
+			open = append(open, sub.Done())
+		}
+		c.publishOn(b, g.subjects, want...)
+	})
+	c.publish(b, c.subject("free.a"), "closes")
+	close(inside)
+	if err := receive(c, closed, "Close in a handler to return"); err != nil {
+		c.Errorf("Close in a handler: %v", err)
+	}
+	for _, done := range open {
+		receive(c, done, "a group's members to end with the bus")
+	}
+	for _, all := range histories {
+		c.judge(all, complete(want...), unique)
+	}
 }
 
 func groupStreamChanged(c *C) {
@@ -139,6 +171,20 @@ func cutShort(c *C) {
 	c.awaitText(second, "cut short")
 	c.publish(b, c.subject("held.a"), "end")
 	c.awaitText(second, "end")
+	c.unsubscribe(second.sub)
+
+	// A repetition that waits when the last member leaves.
+	failed := make(chan struct{})
+	tell := sync.OnceFunc(func() { close(failed) })
+	third := c.subscribeFunc(b, c.subject("held.*"), func(context.Context, *bus.Message) error {
+		tell()
+		return errOnPurpose
+	}, group, bus.Attempts(0, min(c.h.Settle, 100*time.Millisecond)), bus.OnError(all.hook()))
+	c.publish(b, c.subject("held.a"), "waits")
+	receive(c, failed, "the handler to fail")
+	c.unsubscribe(third)
+	fourth := c.subscribe(b, c.subject("held.*"), group, attempts)
+	c.awaitText(fourth, "waits")
 	c.judge(second, unique, quiet)
 	c.judge(letters, exactly(), quiet)
 }

@@ -322,6 +322,9 @@ func (s *subscription) left() {
 	if s.group != nil && s.b.bug("positionForgotten") && !s.b.hasMembers(s.group) {
 		delete(s.b.groups, s.group.name)
 	}
+	if s.group != nil && s.b.bug("repetitionForgotten") && !s.b.hasMembers(s.group) {
+		clear(s.group.again)
+	}
 	if s.inGroup() {
 		s.pokeAll() // one that was woken for a message may be the one that ends
 	}
