@@ -36,7 +36,8 @@
 //
 // A message has at most 1 MiB, header included, on the embedded server, and elsewhere what that server allows, less 4 KiB for
 // the headers of NATS itself, which handlers don't see. A group is a pull consumer: a durable one has
-// the group's name, and what a process that dies was handling is given to another one after 5 s.
+// the group's name, and what a process that dies was handling is given to another one after 5 s. The processes of
+// one that isn't durable hear each other on _INBOX.jitney-group.STREAM.CONSUMER, which a user with permissions must be allowed.
 //
 // What a server elsewhere doesn't let its user publish is bus.ErrForbidden on captured
 // subjects; on others the server says so later, and the error hook of the bus is told.
