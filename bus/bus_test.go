@@ -187,3 +187,14 @@ func TestWithPropagator_givesHandlersThePublishersTrace(t *testing.T) {
 	require.Nil(t, <-got)
 	require.NoError(t, b.Close(t.Context()))
 }
+
+func TestRedacted_hidesSecrets(t *testing.T) {
+	for url, want := range map[string]string{
+		"mem:?tick=100ms":                 "mem:?tick=100ms",
+		"nats://user:hu/sh@host:4222":     "nats://xxxxx@host:4222",
+		"nats:./data?listen=x&token=hush": "nats:./data?listen=x&token=xxxxx",
+		"not a URL":                       "not a URL",
+	} {
+		require.Equal(t, want, bus.Redacted(url))
+	}
+}

@@ -13,6 +13,7 @@
 //
 // Each check is a subtest with a fresh bus: go test -run 'TestConformance/^Fence$' runs
 // one. Examine does the same without a testing.T and returns a Report.
+// Package bustest/conformance is a command around it, which finds out what a bus can do by Probe.
 //
 // docs/backends.md tells how a backend is written, what to claim, and how to read a failure.
 //
@@ -28,13 +29,13 @@
 //
 // Pass Env.Options on, keep everything below Env.Dir or in memory, and share nothing with
 // the buses before it. (On a server that several buses share, subjects and streams of the
-// checks don't collide.) A harness that claims Durable is asked to Open the same Env again
+// checks don't collide; with Harness.Shared they are removed.) A harness that claims Durable is asked to Open the same Env again
 // after Close, and must find its store.
 //
 // Kill, for a harness that claims CrashSafe, runs this test binary again with -test.run set
 // to the running subtest: the child opens the same directory, publishes, and is killed.
 // There is nothing to write for it. If the test does other things before Run, they happen
-// in the child, too.
+// in the child, too. Examine wants Harness.Child for that.
 //
 // # Time
 //
