@@ -8,4 +8,4 @@ import "time"
 // (newFileStoreWithCreatedAndMode, setSyncTimer). On a machine so busy that the timer fires
 // before it is assigned, half an interval later, the race detector tells. Nothing that tests
 // look at depends on the interval.
-func init() { syncInterval = time.Minute }
+func init() { defaultInterval = time.Minute }

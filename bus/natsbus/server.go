@@ -25,9 +25,6 @@ const (
 	noLimit      = 1 << 60
 )
 
-// syncInterval is how often the server syncs its files.
-var syncInterval = 100 * time.Millisecond
-
 // embedded is a NATS server in this process.
 type embedded struct {
 	dir    string

@@ -12,10 +12,11 @@ import (
 
 const (
 	// serverInterval is how often JetStream syncs its files by default.
-	serverInterval  = 2 * time.Minute
-	defaultInterval = 100 * time.Millisecond
-	leastInterval   = 10 * time.Millisecond
+	serverInterval = 2 * time.Minute
+	leastInterval  = 10 * time.Millisecond
 )
+
+var defaultInterval = 100 * time.Millisecond // tests under the race detector change it
 
 // syncLevel says when the disk has what is acknowledged.
 type syncLevel struct {
