@@ -16,7 +16,7 @@ const (
 	leastInterval  = 10 * time.Millisecond
 )
 
-var defaultInterval = 100 * time.Millisecond // tests under the race detector change it
+var defaultInterval = 100 * time.Millisecond // a minute under the race detector: race.go
 
 // syncLevel says when the disk has what is acknowledged.
 type syncLevel struct {
