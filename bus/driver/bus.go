@@ -48,7 +48,8 @@ type Bus struct {
 	calls     int                       // running calls from outside handlers
 	idle      chan struct{}             // not nil while Close waits for calls to be 0
 	closing   bool
-	ending    sync.WaitGroup // feeds that are being stopped because nobody used them
+	over      bool           // feeds are being ended: none is begun any more
+	ending    sync.WaitGroup // what Close waits for: feeds that are being stopped or begun again
 
 	outside    context.Context // ends when blocked calls from outside handlers are to end
 	endOutside context.CancelCauseFunc

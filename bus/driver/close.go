@@ -219,9 +219,21 @@ func (b *Bus) endSubscriptions(ctx context.Context, subs []*subscription) []stri
 	return slices.Compact(running)
 }
 
+// spawn runs f on a goroutine that Close waits for, unless Close has got so far that nothing is begun any more.
+func (b *Bus) spawn(f func()) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return false
+	}
+	b.ending.Go(f)
+	return true
+}
+
 // endFeeds stops everything that receives.
 func (b *Bus) endFeeds() {
 	b.mu.Lock()
+	b.over = true
 	feeds, listeners := b.feeds, b.listeners
 	b.feeds, b.listeners = map[string]*feed{}, map[listenKey]*listener{}
 	for _, f := range feeds {

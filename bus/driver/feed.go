@@ -102,14 +102,15 @@ func (b *Bus) releaseFeed(f *feed) {
 	}
 }
 
-// dropFeed forgets a feed whose stream is gone or that couldn't start.
-func (b *Bus) dropFeed(f *feed) {
+// dropFeed forgets a feed whose stream is gone or that couldn't start, and then tells those who wait for
+// it why: they may try again at once, and would find it again.
+func (b *Bus) dropFeed(f *feed, err error) {
 	b.mu.Lock()
 	if b.feeds[f.name] == f {
 		delete(b.feeds, f.name)
 	}
 	b.mu.Unlock()
-	f.end()
+	f.endWith(err)
 }
 
 // wait returns when the feed runs.
@@ -138,16 +139,12 @@ func (f *feed) start(run int) {
 		f.mu.Lock()
 		current := f.run == run
 		giveUp := run == 0 || len(f.legs) == 0 || f.b.life.Err() != nil
-		if current && giveUp {
-			f.err = err
-			close(f.ready)
-		}
 		f.mu.Unlock()
 		if !current {
 			return
 		}
 		if giveUp {
-			f.b.dropFeed(f)
+			f.b.dropFeed(f, err)
 			return
 		}
 		f.b.log.Warn("bus: can't follow a stream; trying again", "stream", f.name, "error", err)
@@ -266,18 +263,22 @@ func (f *feed) restart(run int) {
 	run, stop := f.run, f.stop
 	f.stop, f.ready = nil, make(chan struct{})
 	f.mu.Unlock()
-	f.b.ending.Add(1)
-	go func() {
-		defer f.b.ending.Done()
+	spawned := f.b.spawn(func() {
 		if stop != nil {
 			stop()
 		}
 		f.start(run)
-	}()
+	})
+	if !spawned && stop != nil {
+		stop()
+	}
 }
 
 // end stops the tail. The feed isn't used again.
-func (f *feed) end() {
+func (f *feed) end() { f.endWith(ErrNotCaptured) }
+
+// endWith tells why those who still wait for the feed to run.
+func (f *feed) endWith(err error) {
 	f.mu.Lock()
 	f.run++
 	stop := f.stop
@@ -285,7 +286,7 @@ func (f *feed) end() {
 	select {
 	case <-f.ready:
 	default:
-		f.err = ErrNotCaptured
+		f.err = err
 		close(f.ready)
 	}
 	f.mu.Unlock()
@@ -305,12 +306,12 @@ func (t *tailSink) Lost()                    {}
 
 // End starts the tail anew, when the table says what has become of the stream.
 func (t *tailSink) End(error) {
-	go func() {
+	t.f.b.spawn(func() {
 		if _, err := t.f.b.refresh.Get(t.f.b.life); err != nil && t.f.b.life.Err() == nil {
 			t.f.b.log.Warn("bus: can't learn what the streams capture", "error", err)
 		}
 		t.f.restart(t.run)
-	}()
+	})
 }
 
 func (f *feed) deliver(run int, entries []Entry) {

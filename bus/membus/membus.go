@@ -121,6 +121,15 @@ func (b *backend) stream(name string) (*stream, error) {
 	return nil, driver.ErrNotCaptured
 }
 
+// life returns the stream in the life that is meant; it may have been removed and created again since.
+func (b *backend) life(meant driver.Stream) (*stream, error) {
+	s, err := b.stream(meant.Config.Name)
+	if err == nil && s.epoch != meant.Epoch {
+		return nil, driver.ErrEpoch
+	}
+	return s, err
+}
+
 func (b *backend) State(_ context.Context, name string) (driver.State, error) {
 	s, err := b.stream(name)
 	if err != nil {
@@ -130,9 +139,9 @@ func (b *backend) State(_ context.Context, name string) (driver.State, error) {
 }
 
 func (b *backend) Append(_ context.Context, s driver.Stream, p *driver.Publication) (driver.Ack, error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.life(s)
 	if err != nil {
-		return driver.Ack{}, err
+		return driver.Ack{}, driver.ErrNotCaptured // not in this life
 	}
 	return st.append(p)
 }
@@ -171,7 +180,7 @@ func (b *backend) Listen(_ context.Context, pattern string, sink driver.Sink) (s
 }
 
 func (b *backend) Tail(_ context.Context, s driver.Stream, after uint64, sink driver.Sink) (stop func(), err error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.life(s)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +188,7 @@ func (b *backend) Tail(_ context.Context, s driver.Stream, after uint64, sink dr
 }
 
 func (b *backend) Read(_ context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.life(s)
 	if err != nil {
 		return driver.Batch{}, err
 	}
@@ -187,7 +196,7 @@ func (b *backend) Read(_ context.Context, s driver.Stream, q driver.Query) (driv
 }
 
 func (b *backend) Seek(_ context.Context, s driver.Stream, q driver.Query) (uint64, error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.life(s)
 	if err != nil {
 		return 0, err
 	}
@@ -195,7 +204,7 @@ func (b *backend) Seek(_ context.Context, s driver.Stream, q driver.Query) (uint
 }
 
 func (b *backend) LastPerSubject(_ context.Context, s driver.Stream, q driver.Query) ([]*bus.Message, error) {
-	st, err := b.stream(s.Config.Name)
+	st, err := b.life(s)
 	if err != nil {
 		return nil, err
 	}
