@@ -41,7 +41,7 @@ func Checks() []Check {
 		subjectChecks, modelChecks, deliveryChecks, publishChecks, orderChecks, loadChecks, isolationChecks, handlerChecks,
 		hookChecks, endingChecks, callChecks, closeChecks, streamChecks, ensureChecks, changeChecks, storeChecks,
 		replayChecks, historyChecks, handoverChecks, gapChecks,
-		groupChecks, durableGroupChecks, durableChecks, crashChecks, groupFaultChecks, faultChecks,
+		groupChecks, durableGroupChecks, distributedChecks, durableChecks, crashChecks, groupFaultChecks, faultChecks,
 		errorChecks, claimChecks,
 	)
 }

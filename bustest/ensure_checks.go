@@ -49,8 +49,10 @@ var ensureChecks = []Check{
 	},
 }
 
-func ensureAtOnce(c *C) {
-	b := c.Bus()
+func ensureAtOnce(c *C) { c.overlapping([]bus.Bus{c.Bus()}) }
+
+// overlapping ensures streams that overlap at the same time, on the buses in turn.
+func (c *C) overlapping(buses []bus.Bus) {
 	for round := range 5 {
 		root := fmt.Sprintf("r%d.", round)
 		left := bus.StreamConfig{Name: c.stream(fmt.Sprint("LEFT", round)), Subjects: []string{c.subject(root + "*.x")}}
@@ -58,10 +60,11 @@ func ensureAtOnce(c *C) {
 		same := bus.StreamConfig{Name: c.stream(fmt.Sprint("SAME", round)), Subjects: []string{c.subject(root + "same")}}
 		var wins [2]atomic.Int32
 		c.together(8, "EnsureStreams", func(i int) {
+			b := buses[i%len(buses)]
 			c.ensure(b, same)
-			err := b.EnsureStreams(c.ctx, []bus.StreamConfig{left, right}[i%2])
+			err := b.EnsureStreams(c.ctx, []bus.StreamConfig{left, right}[i/4])
 			if err == nil {
-				wins[i%2].Add(1)
+				wins[i/4].Add(1)
 			} else if !errors.Is(err, bus.ErrStreamOverlap) {
 				c.Errorf("EnsureStreams of one of two that overlap: want nil or ErrStreamOverlap, have %v", err)
 			}
@@ -70,10 +73,10 @@ func ensureAtOnce(c *C) {
 		if max(l, r) != 4 || min(l, r) != 0 {
 			c.Fatalf("of two streams that overlap, ensured by 4 callers each, one was told nil %d times and the other %d times", l, r)
 		}
-		c.publish(b, c.subject(root+"same"), "once")
-		c.checkStored(b, c.subject(root+"same"), "once")
-		c.publish(b, c.subject(root+"x.x"), "once")
-		c.checkStored(b, c.subject(root+"x.x"), "once")
+		c.publish(buses[0], c.subject(root+"same"), "once")
+		c.checkStored(buses[0], c.subject(root+"same"), "once")
+		c.publish(buses[0], c.subject(root+"x.x"), "once")
+		c.checkStored(buses[0], c.subject(root+"x.x"), "once")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -129,6 +130,11 @@ func (c *C) awaitAllWithin(patience time.Duration, h *history, want ...string) {
 		return
 	}
 	what := fmt.Sprintf("all of %d messages", len(want))
+	defer func() {
+		if len(missing) > 0 {
+			c.Logf("missing are %d: %s", len(missing), brief(strings.Join(slices.Sorted(maps.Keys(missing)), ", ")))
+		}
+	}()
 	c.awaitWithin(patience, h, what, func(e event) bool {
 		if e.kind == delivered {
 			delete(missing, e.text)

@@ -28,6 +28,7 @@ const (
 	CrashSafe     Ability = "CrashSafe"     // what Publish has accepted survives a SIGKILL; a process is killed for it
 	Locking       Ability = "Locking"       // a store can be open once: the second Open is bus.ErrLocked
 	TotalOrder    Ability = "TotalOrder"    // all subscriptions agree on the order of uncaptured messages, too
+	Distributed   Ability = "Distributed"   // buses that are open on one Env at once are one system, as processes on one server
 	Groups        Ability = "Groups"        // bus.Group
 	DurableGroups Ability = "DurableGroups" // bus.DurableGroup
 	PayloadLimit  Ability = "PayloadLimit"  // Harness.MaxPayload is set
@@ -37,7 +38,7 @@ const (
 
 // Abilities returns the abilities that Harness.Claims can hold.
 func Abilities() []Ability {
-	return []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Groups, DurableGroups}
+	return []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Distributed, Groups, DurableGroups}
 }
 
 // everyAbility is also those that have a field.

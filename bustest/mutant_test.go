@@ -29,13 +29,14 @@ func reference(cfg refbus.Config) Harness {
 			return refbus.Open(cfg, e.Options...)
 		},
 		MaxPayload: cfg.MaxPayload,
-		Residue:    func(_ context.Context, b bus.Bus) (int, error) { return b.(*refbus.Bus).Residue(), nil },
+		Residue:    func(_ context.Context, b bus.Bus) (int, error) { return b.(interface{ Residue() int }).Residue(), nil },
 		Tick:       cfg.Tick,
 		Serve:      func(*Env) (Server, error) { return refbus.Serve(), nil },
 		Settle:     20 * time.Millisecond,
 	}
-	for _, a := range []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Groups, DurableGroups} {
+	for _, a := range Abilities() {
 		switch {
+		case cfg.Several && a == Locking, !cfg.Several && a == Distributed:
 		case cfg.NoHeaders && a == Headers:
 		case cfg.NoStreams && (a == Streams || a == Durable || a == CrashSafe || a == DurableGroups):
 		case cfg.NoGroups && a == Groups, cfg.NoDurableGroups && a == DurableGroups:
@@ -54,6 +55,9 @@ type mutant struct {
 	bubble     bool          // it is too early or too late by little: on virtual time
 	said       string        // what the child must have said
 }
+
+// several is a bus of which several are one system.
+var several = refbus.Config{Several: true}
 
 var mutants = []mutant{
 	{bug: "corrupt", check: "RoundTrip"},
@@ -287,6 +291,19 @@ var mutants = []mutant{
 	{bug: "removeKeeps", check: "RemoveGroup"},
 	{bug: "removeLeavesMembers", check: "RemoveGroup"},
 	{bug: "positionOutlivesStream", check: "GroupStreamRemoved"},
+
+	{bug: "strangers", check: "Elsewhere", cfg: several},
+	{bug: "orderApart", check: "StreamOrderElsewhere", cfg: several},
+	{bug: "gap", check: "HandoverElsewhere", cfg: several},
+	{bug: "tableStale", check: "StreamsElsewhere", cfg: several},
+	{bug: "changeUntoldElsewhere", check: "StreamsElsewhere", cfg: several},
+	{bug: "removeUntoldElsewhere", check: "StreamsElsewhere", cfg: several},
+	{bug: "ensureRace", check: "EnsureElsewhere", cfg: several},
+	{bug: "expectPerProcess", check: "ExpectElsewhere", cfg: several},
+	{bug: "idPerProcess", check: "MessageIDElsewhere", cfg: several},
+	{bug: "groupPerProcess", check: "GroupElsewhere", cfg: several},
+	{bug: "groupLosesOnLeave", check: "GroupElsewhere", cfg: several},
+	{bug: "closeEndsAll", check: "CloseElsewhere", cfg: several},
 
 	{bug: "noPersist", check: "Reopen"},
 	{bug: "seqReset", check: "CursorGrows"},

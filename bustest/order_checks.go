@@ -102,21 +102,21 @@ func crossSubject(c *C) {
 	})
 }
 
-// interleaved has several publishers at work and compares what subscriptions see.
-func (c *C) interleaved(b bus.Bus, root string, judges ...judge) {
+// interleaved has several publishers at work, on the buses in turn, and compares what subscriptions see.
+func (c *C) interleaved(buses []bus.Bus, root string, judges ...judge) {
 	var histories []*history
 	for i := range 4 { // with two patterns, which may come by two ways
-		h := c.subscribe(b, c.subject(root+[]string{".*", ".>"}[i%2]), wide)
+		h := c.subscribe(buses[i%len(buses)], c.subject(root+[]string{".*", ".>"}[i%2]), wide)
 		h.name += fmt.Sprintf(", subscription %d of 4", i+1)
 		histories = append(histories, h)
 	}
 	c.together(4, "Publish", func(p int) {
 		publisher := string(rune('a' + p))
 		for _, text := range sequence(publisher, 1, 100) {
-			c.publish(b, c.subject(root+"."+publisher), text)
+			c.publish(buses[p%len(buses)], c.subject(root+"."+publisher), text)
 		}
 	})
-	c.publish(b, c.subject(root+".end"), "end")
+	c.publish(buses[0], c.subject(root+".end"), "end")
 	for _, h := range histories {
 		c.awaitText(h, "end")
 	}
@@ -129,14 +129,21 @@ func (c *C) interleaved(b bus.Bus, root string, judges ...judge) {
 }
 
 func streamOrder(c *C) {
-	b := c.Bus()
-	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}})
-	c.interleaved(b, "held", inStreamOrder, ordered)
-	stored := c.subscribe(b, c.subject("held.*"), bus.All())
-	c.judge(stored, inStreamOrder, ordered, unique)
+	c.orderOfStream([]bus.Bus{c.Bus()})
 }
 
-func totalOrder(c *C) { c.interleaved(c.Bus(), "free", ordered) }
+func (c *C) orderOfStream(buses []bus.Bus) {
+	for _, b := range buses {
+		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}})
+	}
+	c.interleaved(buses, "held", inStreamOrder, ordered)
+	for _, b := range buses {
+		stored := c.subscribe(b, c.subject("held.*"), bus.All())
+		c.judge(stored, inStreamOrder, ordered, unique)
+	}
+}
+
+func totalOrder(c *C) { c.interleaved([]bus.Bus{c.Bus()}, "free", ordered) }
 
 func handlerSerial(c *C) {
 	b := c.Bus()

@@ -106,7 +106,7 @@ func (p *probe) run(c *C) {
 	p.findTick(c, b)
 	p.findLimit(c, b)
 	p.findGroups(c, b, streams)
-	p.findLocking(c, e)
+	p.findLocking(c, e, b)
 	durable := streams && p.findDurable(c, b, e)
 	switch {
 	case !streams:
@@ -322,17 +322,61 @@ func (p *probe) findGroups(c *C, b bus.Bus, streams bool) {
 	}
 }
 
-// findLocking opens a store that is open.
-func (p *probe) findLocking(c *C, e *Env) {
+// findLocking opens a store that is open. If that works, a message may cross.
+func (p *probe) findLocking(c *C, e *Env, b bus.Bus) {
 	second, err := c.h.Open(e)
+	if err != nil {
+		p.found(Distributed, false, "a second Open fails while the first bus is open")
+	}
 	switch {
 	case err == nil:
-		p.close(c, second)
 		p.found(Locking, false, "a second Open works while the first bus is open")
+		p.findDistributed(c, b, second)
+		p.close(c, second)
 	case errors.Is(err, bus.ErrLocked):
 		p.found(Locking, true, "a second Open is ErrLocked while the first bus is open")
 	default:
 		p.found(Locking, false, "a second Open fails, but not with ErrLocked: %v", err)
+	}
+}
+
+func (p *probe) findDistributed(c *C, b, second bus.Bus) {
+	crossed := make(chan struct{}, 1)
+	sub, err := second.Subscribe(c.ctx, c.subject("crossing"), func(context.Context, *bus.Message) error {
+		select {
+		case crossed <- struct{}{}:
+		default:
+		}
+		return nil
+	})
+	if err != nil {
+		p.found(Distributed, true, "a second Open works, but Subscribe fails: %v", err)
+		return
+	}
+	defer func() {
+		if err := sub.Unsubscribe(c.ctx); err != nil {
+			c.Logf("Unsubscribe: %v", err)
+		}
+	}()
+	pause := time.NewTicker(10 * time.Millisecond) // interest takes a while to spread
+	defer pause.Stop()
+	end := time.NewTimer(c.h.Settle + 2*p.tick)
+	defer end.Stop()
+	for {
+		if err := b.Publish(c.ctx, c.subject("crossing"), nil); err != nil {
+			c.Logf("Publish: %v", err)
+		}
+		select {
+		case <-crossed:
+			p.found(Distributed, true, "a message crosses to a second bus on the same store")
+			return
+		case <-pause.C:
+		case <-end.C:
+			p.found(Distributed, false, "no message crosses to a second bus")
+			return
+		case <-c.ctx.Done():
+			return
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ func TestProbe_findsOutWhatABusCanDo(t *testing.T) {
 		"everything":           {},
 		"ticks":                {Tick: 20 * time.Millisecond},
 		"no headers":           {NoHeaders: true},
+		"several":              several,
 		"no streams":           {NoStreams: true},
 		"no groups":            {NoGroups: true},
 		"a small payload":      {MaxPayload: 1000},

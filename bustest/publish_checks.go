@@ -217,16 +217,20 @@ func outsideStreams(c *C) {
 	c.checkStored(b, c.subject("held.>"))
 }
 
-func messageIDAtOnce(c *C) {
-	b := c.Bus()
-	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}})
+func messageIDAtOnce(c *C) { c.sameIDs([]bus.Bus{c.Bus()}) }
+
+// sameIDs has several publish under one ID at the same time, on the buses in turn.
+func (c *C) sameIDs(buses []bus.Bus) {
+	for _, b := range buses {
+		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}})
+	}
 	var want []string
 	for round := range 10 {
 		id := fmt.Sprint("id-", round)
 		var stored atomic.Int32
-		c.together(8, "Publish", func(int) {
+		c.together(8, "Publish", func(i int) {
 			var r bus.Receipt
-			c.publish(b, c.subject("a"), id, bus.MessageID(id), bus.WithReceipt(&r))
+			c.publish(buses[i%len(buses)], c.subject("a"), id, bus.MessageID(id), bus.WithReceipt(&r))
 			if !r.Duplicate {
 				stored.Add(1)
 			}
@@ -236,7 +240,7 @@ func messageIDAtOnce(c *C) {
 		}
 		want = append(want, id)
 	}
-	c.checkStored(b, c.subject("a"), want...)
+	c.checkStored(buses[0], c.subject("a"), want...)
 }
 
 func messageIDPerStream(c *C) {
@@ -279,9 +283,13 @@ func duplicateWindow(c *C) {
 	c.checkStored(b, c.subject("a"), "x", "x")
 }
 
-func expectAtOnce(c *C) {
-	b := c.Bus()
-	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}})
+func expectAtOnce(c *C) { c.sameExpectations([]bus.Bus{c.Bus()}) }
+
+// sameExpectations has several expect the same last message at the same time, on the buses in turn.
+func (c *C) sameExpectations(buses []bus.Bus) {
+	for _, b := range buses {
+		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}})
+	}
 	const rounds = 10
 	var last bus.Cursor
 	var want []string
@@ -289,7 +297,7 @@ func expectAtOnce(c *C) {
 		receipts := make([]bus.Receipt, 8)
 		var stored atomic.Int32
 		c.together(len(receipts), "Publish", func(i int) {
-			err := b.Publish(c.ctx, c.subject("a"), []byte(numbered("p", round)), bus.ExpectLast(last), bus.WithReceipt(&receipts[i]))
+			err := buses[i%len(buses)].Publish(c.ctx, c.subject("a"), []byte(numbered("p", round)), bus.ExpectLast(last), bus.WithReceipt(&receipts[i]))
 			if err == nil {
 				stored.Add(1)
 			} else if !errors.Is(err, bus.ErrConflict) {
@@ -306,7 +314,7 @@ func expectAtOnce(c *C) {
 		}
 		want = append(want, numbered("p", round))
 	}
-	c.checkStored(b, c.subject("a"), want...)
+	c.checkStored(buses[0], c.subject("a"), want...)
 }
 
 func expectNoneNow(c *C) {

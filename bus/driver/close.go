@@ -144,6 +144,14 @@ func (b *Bus) drain(ctx context.Context) []*subscription {
 			b.log.Warn("bus: close: what was stored last may not be delivered", "stream", f.name, "error", err)
 		}
 	}
+	// What would still come for a group, another process is to have.
+	var stopped sync.WaitGroup
+	for _, s := range subs {
+		if s.fills.shared() {
+			stopped.Go(s.stopListening)
+		}
+	}
+	stopped.Wait()
 	for _, s := range subs {
 		s.drain()
 	}

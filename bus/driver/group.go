@@ -18,8 +18,13 @@ type Grouper interface {
 	// only then. A durable group that exists with another pattern, also on another stream, is ErrConflict.
 	Join(ctx context.Context, s Stream, g Group, sink ShareSink) (Share, error)
 
-	// ListenGroup is Listen, but each message goes to one of the listeners of a group and pattern.
+	// ListenGroup is Listen, but each message goes to one of the listeners of a group and pattern, as does what is
+	// passed on. stop returns when all that was meant for this listener has come to its sink.
 	ListenGroup(ctx context.Context, pattern, group string, sink Sink) (stop func(), err error)
+
+	// Pass gives a message that came to one listener of a group to another one, for whoever has stopped listening. It
+	// doesn't block. Where nobody listens any more, the message ends with its group.
+	Pass(pattern, group string, m *bus.Message) error
 
 	// RemoveGroup forgets a durable group. Its shares end. It is nil when there is none.
 	RemoveGroup(ctx context.Context, name string) error

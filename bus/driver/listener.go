@@ -20,12 +20,14 @@ type listener struct {
 	listenKey
 	users int // under b.mu
 
-	ready chan struct{} // closed when stop and err are set
-	stop  func()
-	err   error
+	ready   chan struct{} // closed when stop and err are set
+	stop    func()
+	err     error
+	stopped sync.Once
 
-	mu   sync.Mutex // before any subscription's
-	legs map[*leg]struct{}
+	mu    sync.Mutex // before any subscription's
+	legs  map[*leg]struct{}
+	early []item // what came for a group whose leg isn't there yet: nobody else is given it
 }
 
 // acquireListener returns the listener of a pattern and group, listening, and counts its user until release.
@@ -88,8 +90,54 @@ func (n *listener) start() {
 func (n *listener) end() {
 	<-n.ready
 	if n.stop != nil {
-		n.stop()
+		n.stopped.Do(func() {
+			n.stop()
+			n.mu.Lock()
+			early := n.early
+			n.early = nil
+			n.mu.Unlock()
+			for _, it := range early {
+				n.b.passOn(n.pattern, n.group, it.m)
+			}
+		})
 	}
+}
+
+// passOn gives another process what nobody here has begun of a group.
+func (b *Bus) passOn(pattern, group string, messages ...*bus.Message) {
+	for i, m := range messages {
+		if err := b.backend.(Grouper).Pass(pattern, group, m); err != nil {
+			lost := &bus.SlowError{Dropped: uint64(len(messages) - i)}
+			b.Report(bus.Problem{Err: fmt.Errorf("what group %s hasn't begun can't be passed on: %w: %w", group, lost, err), Pattern: pattern})
+			return
+		}
+	}
+}
+
+// stopListening lets nothing more come to a subscription that is the only one of its listener; what was on its way has come.
+func (s *subscription) stopListening() {
+	s.mu.Lock()
+	legs := s.legs
+	s.mu.Unlock()
+	for _, l := range legs {
+		if l.listener != nil {
+			l.listener.end()
+		}
+	}
+}
+
+// takeUncaptured takes what waits for the handler and is of no stream.
+func (s *subscription) takeUncaptured() []*bus.Message {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var taken []*bus.Message
+	for _, l := range s.legs {
+		for l.listener != nil && l.queue.len > 0 {
+			taken = append(taken, l.queue.pop().m)
+		}
+		l.open = min(l.open, l.queue.len)
+	}
+	return taken
 }
 
 // Deliver implements Sink.
@@ -103,8 +151,12 @@ func (n *listener) Deliver(entries ...Entry) {
 		if _, captured := t.captures(e.Message.Subject); captured || !n.acceptable(e.Message) {
 			continue
 		}
+		it := item{m: e.Message, at: now}
+		if n.group != "" && len(n.legs) == 0 {
+			n.early = append(n.early, it)
+		}
 		for l := range n.legs {
-			l.push(item{m: e.Message, at: now}, 0)
+			l.push(it, 0)
 		}
 	}
 }

@@ -22,6 +22,7 @@ type localShare struct {
 	asked   chan struct{}          // a token for each message that may come
 	through bus.Cursor             // of a durable group: what was given away last
 	left    map[*Delivery]struct{} // of a durable group: given away and not done
+	back    []*bus.Message         // of another that processes share: what no member here has begun
 }
 
 // manyTokens is more than a group has members.
@@ -63,7 +64,8 @@ func (ls *localShare) offer(ctx context.Context, m *bus.Message) error {
 	select {
 	case <-ls.asked:
 	case <-ctx.Done():
-		return nil // it was taken from nobody: a durable group reads it again
+		ls.giveBack(m) // a durable group reads it again
+		return nil
 	}
 	own := *m
 	d := &Delivery{Message: &own, Attempt: 1}
@@ -112,8 +114,18 @@ func (ls *localShare) Done(d *Delivery) {
 	delete(ls.left, d)
 }
 
-// Release implements Share: what is left is given away again when somebody joins.
-func (ls *localShare) Release(*Delivery) {}
+// Release implements Share: what is left of a durable group is given away again when somebody joins.
+func (ls *localShare) Release(d *Delivery) { ls.giveBack(d.Message) }
+
+// giveBack keeps a message for other processes.
+func (ls *localShare) giveBack(m *bus.Message) {
+	if !ls.g.shared() {
+		return // nobody else is there
+	}
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	ls.back = append(ls.back, m)
+}
 
 // Through implements Share. Close drains the inner subscription like any other.
 func (ls *localShare) Through(ctx context.Context, _ uint64) (bool, error) {
@@ -133,6 +145,15 @@ func (ls *localShare) Leave() {
 	ls.mu.Lock()
 	inner := ls.inner
 	ls.mu.Unlock()
+	var rest []*bus.Message
+	if ls.g.shared() {
+		inner.stopListening()
+		rest = inner.takeUncaptured()
+	}
 	inner.end(nil)
 	<-inner.done
+	ls.mu.Lock()
+	rest, ls.back = append(ls.back, rest...), nil
+	ls.mu.Unlock()
+	ls.g.b.passOn(ls.g.pattern, ls.g.name, rest...)
 }

@@ -207,11 +207,16 @@ func (s *subscription) connectUncaptured(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.ended {
+		s.mu.Unlock()
 		return errEnded
 	}
 	n.legs[l] = struct{}{}
+	s.mu.Unlock()
+	for _, it := range n.early {
+		l.push(it, 0)
+	}
+	n.early = nil
 	return nil
 }
 

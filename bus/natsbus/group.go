@@ -406,12 +406,6 @@ func (p *groupShare) wait(ctx context.Context, holds func() bool) {
 	}
 }
 
-// ListenGroup implements driver.Grouper.
-func (b *backend) ListenGroup(ctx context.Context, pattern, group string, sink driver.Sink) (stop func(), err error) {
-	// The server takes queue groups of one name for one, whatever their subjects.
-	return b.listen(ctx, pattern, consumerName(driver.Group{Name: group, Pattern: pattern}), sink)
-}
-
 // RemoveGroup implements driver.Grouper.
 func (b *backend) RemoveGroup(ctx context.Context, name string) error {
 	streams, err := b.Streams(ctx)

@@ -91,6 +91,7 @@ func (b *natsBus) Health(ctx context.Context) error {
 // received, the other one asks, so that a long answer holds up no publish.
 type backend struct {
 	server *embedded // nil: elsewhere
+	shared bool      // others may change the streams
 	log    *slog.Logger
 	nc     *nats.Conn
 	rc     *nats.Conn
@@ -184,6 +185,7 @@ func (b *backend) dial(url string, opts []nats.Option) error {
 
 // run makes the bus. shared says that others may change the streams.
 func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.Bus, error) {
+	b.shared = shared
 	if err := b.health(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}

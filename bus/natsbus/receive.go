@@ -50,20 +50,27 @@ type listen struct {
 
 // Listen implements driver.Backend.
 func (b *backend) Listen(ctx context.Context, pattern string, sink driver.Sink) (stop func(), err error) {
-	return b.listen(ctx, pattern, "", sink)
+	l := &listen{sink: sink}
+	if err := b.listen(ctx, l, pattern, ""); err != nil {
+		return nil, err
+	}
+	return func() {
+		b.mu.Lock()
+		delete(b.listens, l)
+		b.mu.Unlock()
+		if err := l.sub.Unsubscribe(); err != nil && !b.nc.IsClosed() {
+			b.log.Warn("natsbus: unsubscribe", "pattern", pattern, "error", err)
+		}
+	}, nil
 }
 
-func (b *backend) listen(ctx context.Context, pattern, group string, sink driver.Sink) (stop func(), err error) {
-	l := &listen{sink: sink}
-	l.sub, err = b.nc.QueueSubscribe(pattern, group, func(m *nats.Msg) {
-		// A wildcard also sees what is reserved: $JS, _INBOX.
-		if m.Subject[0] != '$' && m.Subject[0] != '_' {
-			sink.Deliver(driver.Entry{Message: &bus.Message{Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header)}})
-		}
+func (b *backend) listen(ctx context.Context, l *listen, pattern, queue string) (err error) {
+	l.sub, err = b.nc.QueueSubscribe(pattern, queue, func(m *nats.Msg) {
+		l.receive(m)
 		l.handled.Add(1)
 	})
 	if err != nil {
-		return nil, connectionError(ctx, err)
+		return connectionError(ctx, err)
 	}
 	// The sink never blocks, so what is pending is on its way.
 	err = l.sub.SetPendingLimits(-1, -1)
@@ -74,19 +81,23 @@ func (b *backend) listen(ctx context.Context, pattern, group string, sink driver
 		err = last
 	}
 	if err != nil {
-		return nil, errors.Join(connectionError(ctx, err), l.sub.Unsubscribe())
+		return errors.Join(connectionError(ctx, err), l.sub.Unsubscribe())
 	}
 	b.mu.Lock()
 	b.listens[l] = struct{}{}
 	b.mu.Unlock()
-	return func() {
-		b.mu.Lock()
-		delete(b.listens, l)
-		b.mu.Unlock()
-		if err := l.sub.Unsubscribe(); err != nil && !b.nc.IsClosed() {
-			b.log.Warn("natsbus: unsubscribe", "pattern", pattern, "error", err)
-		}
-	}, nil
+	return nil
+}
+
+func (l *listen) receive(m *nats.Msg) {
+	subject := m.Subject
+	if passed := m.Header.Get(passedSubject); passed != "" {
+		subject = passed
+	}
+	// A wildcard also sees what is reserved: $JS, _INBOX.
+	if subject[0] != '$' && subject[0] != '_' {
+		l.sink.Deliver(driver.Entry{Message: &bus.Message{Subject: subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header)}})
+	}
 }
 
 // Flush implements driver.Backend.

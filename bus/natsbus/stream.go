@@ -1,8 +1,8 @@
 package natsbus
 
 import (
-	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,19 +16,21 @@ import (
 
 // streamConfig is what this package reads of a stream's config at the server.
 type streamConfig struct {
-	Name              string        `json:"name"`
-	Subjects          []string      `json:"subjects"`
-	MaxMsgs           int64         `json:"max_msgs"`
-	MaxBytes          int64         `json:"max_bytes"`
-	MaxAge            time.Duration `json:"max_age"`
-	MaxMsgsPerSubject int64         `json:"max_msgs_per_subject"`
-	Duplicates        time.Duration `json:"duplicate_window"`
-	AllowDirect       bool          `json:"allow_direct"`
+	Name              string            `json:"name"`
+	Subjects          []string          `json:"subjects"`
+	MaxMsgs           int64             `json:"max_msgs"`
+	MaxBytes          int64             `json:"max_bytes"`
+	MaxAge            time.Duration     `json:"max_age"`
+	MaxMsgsPerSubject int64             `json:"max_msgs_per_subject"`
+	Duplicates        time.Duration     `json:"duplicate_window"`
+	AllowDirect       bool              `json:"allow_direct"`
+	Metadata          map[string]string `json:"metadata"`
 }
 
 type streamInfo struct {
 	Config  streamConfig `json:"config"`
 	Created time.Time    `json:"created"`
+	Now     time.Time    `json:"ts"` // by the server's clock
 	State   struct {
 		Msgs    uint64 `json:"messages"`
 		Bytes   uint64 `json:"bytes"`
@@ -91,6 +93,9 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 		}
 		b.mu.Lock()
 		for i := range page.Streams {
+			if page.Streams[i].undecided() {
+				continue
+			}
 			s := b.stream(&page.Streams[i])
 			b.lastKnown[s.Config.Name] = s
 			streams = append(streams, s)
@@ -114,6 +119,20 @@ func (b *backend) info(ctx context.Context, name string) (*streamInfo, error) {
 		return nil, err
 	}
 	return &info, nil
+}
+
+// rawInfo is info with the config as the server has it.
+func (b *backend) rawInfo(ctx context.Context, name string) (*streamInfo, json.RawMessage, error) {
+	var answer json.RawMessage
+	if err := b.ask(ctx, "$JS.API.STREAM.INFO."+name, nil, &answer); err != nil {
+		return nil, nil, err
+	}
+	var info streamInfo
+	var raw struct {
+		Config json.RawMessage `json:"config"`
+	}
+	err := errors.Join(json.Unmarshal(answer, &info), json.Unmarshal(answer, &raw))
+	return &info, raw.Config, err
 }
 
 // sameEpoch returns driver.ErrEpoch when the stream has begun another life.
@@ -148,28 +167,59 @@ func (b *backend) Ensure(ctx context.Context, cfg bus.StreamConfig) error {
 // ensure makes an update of the config at the server with our fields changed, so that
 // what an operator has set stays.
 func (b *backend) ensure(ctx context.Context, cfg bus.StreamConfig) error {
+	pause := time.NewTicker(decidePause)
+	defer pause.Stop()
 	for {
-		var have struct {
-			Config json.RawMessage `json:"config"`
+		made, err := b.ensureOnce(ctx, cfg)
+		if made {
+			err = b.decide(ctx, cfg.Name)
 		}
-		err := b.ask(ctx, "$JS.API.STREAM.INFO."+cfg.Name, nil, &have)
-		if err == nil {
-			return b.update(ctx, cfg, have.Config)
-		}
-		if !errors.Is(err, driver.ErrNotCaptured) {
+		if !errors.Is(err, errUndecided) {
 			return err
 		}
-		config := map[string]any{
-			"retention": "limits", "storage": "file", "discard": "old", "num_replicas": 1, "max_consumers": -1, "allow_direct": true,
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		put(config, cfg)
-		err = b.ask(ctx, "$JS.API.STREAM.CREATE."+cfg.Name, config, nil)
-		var refused *apiError
-		if !errors.As(err, &refused) || refused.Code != codeNameInUse {
-			return badStream(err)
-		}
-		// Another process has just created it with another config.
 	}
+}
+
+// ensureOnce reports whether it has made a stream about which decide has to decide.
+func (b *backend) ensureOnce(ctx context.Context, cfg bus.StreamConfig) (made bool, err error) {
+	have, raw, err := b.rawInfo(ctx, cfg.Name)
+	switch {
+	case err == nil && have.undecided():
+		return false, errUndecided
+	case err == nil:
+		return false, b.update(ctx, cfg, &have.Config, raw)
+	case !errors.Is(err, driver.ErrNotCaptured):
+		return false, err
+	}
+	config := map[string]any{
+		"retention": "limits", "storage": "file", "discard": "old", "num_replicas": 1, "max_consumers": -1, "allow_direct": true,
+	}
+	put(config, cfg)
+	if b.shared {
+		config["metadata"] = map[string]string{undecidedKey: rand.Text()} // so that of several who make it one has
+	}
+	err = b.ask(ctx, "$JS.API.STREAM.CREATE."+cfg.Name, config, nil)
+	var refused *apiError
+	switch {
+	case err == nil:
+		return b.shared, nil
+	case errors.As(err, &refused) && refused.Code == codeNameInUse: // another process has just created it with another config
+		return false, errUndecided
+	case errors.Is(err, bus.ErrStreamOverlap) && b.shared:
+		other, lookErr := b.overlapping(ctx, cfg)
+		if lookErr == nil && (other == nil || other.undecided()) {
+			return false, errUndecided // it may be gone soon
+		}
+		if lookErr == nil {
+			return false, fmt.Errorf("%w with stream %q", err, other.Config.Name)
+		}
+	}
+	return false, badStream(err)
 }
 
 // Remove implements driver.Remover.
@@ -203,11 +253,7 @@ func put(config map[string]any, cfg bus.StreamConfig) {
 	config["duplicate_window"] = cfg.Duplicates
 }
 
-func (b *backend) update(ctx context.Context, cfg bus.StreamConfig, raw json.RawMessage) error {
-	var have streamConfig
-	if err := json.Unmarshal(raw, &have); err != nil {
-		return err
-	}
+func (b *backend) update(ctx context.Context, cfg bus.StreamConfig, have *streamConfig, raw json.RawMessage) error {
 	x, y := slices.Clone(have.Subjects), slices.Clone(cfg.Subjects)
 	slices.Sort(x)
 	slices.Sort(y)
@@ -215,10 +261,8 @@ func (b *backend) update(ctx context.Context, cfg bus.StreamConfig, raw json.Raw
 		max(0, have.MaxMsgsPerSubject) == cfg.MaxMsgsPerSubject && have.Duplicates == cfg.Duplicates {
 		return nil
 	}
-	config := map[string]any{}
-	decoder := json.NewDecoder(bytes.NewReader(raw))
-	decoder.UseNumber() // an operator's numbers as they were
-	if err := decoder.Decode(&config); err != nil {
+	config, err := decodeConfig(raw)
+	if err != nil {
 		return err
 	}
 	put(config, cfg)

@@ -33,6 +33,8 @@ type Config struct {
 	Yield bool          // odd: every step lets others go first
 	Wrap  bool          // odd: errors are wrapped three deep
 
+	Several bool // those that are open on one Dir are one system, as processes on one server
+
 	NoHeaders, NoStreams, NoGroups, NoDurableGroups bool // what it lacks
 }
 
@@ -70,6 +72,17 @@ type Bus struct {
 
 // Open opens a bus.
 func Open(cfg Config, opts ...bus.OpenOption) (bus.Bus, error) {
+	if cfg.Several {
+		return openProcess(cfg, opts)
+	}
+	b, err := openBus(cfg, opts)
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+func openBus(cfg Config, opts []bus.OpenOption) (*Bus, error) {
 	b := &Bus{
 		cfg: cfg, o: bus.NewOpenOptions(opts), done: make(chan struct{}), hook: make(chan bus.Problem, 1024),
 		ends: make(chan struct{}), racy: map[string]int{},
@@ -286,7 +299,7 @@ func (b *Bus) send(ctx context.Context, m *bus.Message) error {
 	var matching []*subscription // one of each place
 	places := map[*place]bool{}
 	for _, s := range b.subs {
-		if s.matches(m.Subject) && !s.early && !places[s.place] {
+		if s.matches(m.Subject) && !s.early && !places[s.place] && !(b.bug("strangers") && s.stranger(ctx)) {
 			matching = append(matching, s)
 			places[s.place] = true
 		}
@@ -359,6 +372,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		b.mu.Unlock()
 		return nil, err
 	}
+	s.process = caller(ctx)
 	b.subs = append(b.subs, s)
 	if o.Until != nil {
 		s.stopUntil = context.AfterFunc(o.Until, func() {

@@ -19,18 +19,20 @@ func (b *Bus) Close(ctx context.Context) error {
 	}
 	b.mu.Unlock()
 	if first {
+		cancel := func() {}
 		if _, has := ctx.Deadline(); !has || b.inHandler(ctx) {
-			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		}
+		finish := func() {
 			defer cancel()
+			b.finish(ctx)
 		}
 		if !b.inHandler(ctx) || b.bug("closeWaitsInHandler") {
-			b.finish(ctx)
+			finish()
 			return b.closeErr
-		} else {
-			go b.finish(ctx)
-			return nil
 		}
+		go finish()
+		return nil
 	}
 	if b.inHandler(ctx) || !first && b.bug("secondCloseEarly") {
 		return nil

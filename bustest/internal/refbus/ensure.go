@@ -28,7 +28,8 @@ func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) er
 	b.mu.Lock()
 	var changed []*subscription
 	for s, touched := range before {
-		if b.touched(s.pattern) != touched && !b.bug("deafWhenCaptured") && !(s.inGroup() && b.bug("groupDeafWhenCaptured")) {
+		if b.touched(s.pattern) != touched && !b.bug("deafWhenCaptured") && !(s.inGroup() && b.bug("groupDeafWhenCaptured")) &&
+			!(s.stranger(ctx) && b.bug("changeUntoldElsewhere")) {
 			changed = append(changed, s)
 		}
 	}

@@ -349,6 +349,9 @@ func (b *Bus) RemoveStream(ctx context.Context, name string) error {
 	ended := b.members(func(s *subscription) bool {
 		return slices.ContainsFunc(s.legs, func(l *leg) bool { return l.st == st })
 	})
+	if b.bug("removeUntoldElsewhere") {
+		ended = slices.DeleteFunc(ended, func(s *subscription) bool { return s.stranger(ctx) })
+	}
 	if b.bug("removeSpares") {
 		ended = nil
 	}

@@ -148,7 +148,8 @@ func (s *subscription) takeFrom(l *leg) (*bus.Message, *bus.Problem) {
 		if s.b.bug("dupJoin") && seq == l.past && st.seq > l.past {
 			l.pos, l.past = before, 0
 		}
-		if s.b.bug("perSubShuffle") && s.number%2 == 1 || s.reorder {
+		apart := s.b.bug("orderApart") && s.process != nil && s.process.number%2 == 1
+		if s.b.bug("perSubShuffle") && s.number%2 == 1 || s.reorder || apart {
 			if after := st.after(seq); len(after) > 0 && after[0].Subject != m.Subject && s.matches(after[0].Subject) {
 				s.swap, m = m, after[0]
 				l.pos = m.Cursor.Sequence()

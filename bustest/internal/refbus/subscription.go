@@ -29,9 +29,10 @@ type subscription struct {
 	caughtUp  chan struct{}
 	stopUntil func() bool
 	number    int
-	early     bool // of the bug lateSub
-	lost      bool // a connection was, and that is to be told
-	reorder   bool // of the bug reorderOnReconnect
+	process   *process // that it is of, if there are several
+	early     bool     // of the bug lateSub
+	lost      bool     // a connection was, and that is to be told
+	reorder   bool     // of the bug reorderOnReconnect
 
 	*place
 	ended    bool

@@ -1,0 +1,278 @@
+package bustest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// Each of these has several buses open on one Env.
+var distributedChecks = []Check{
+	{
+		Name: "Elsewhere", Run: elsewhere, Needs: []Ability{Distributed},
+		Rule: "what is published on one bus of a system reaches subscriptions on the others once and in the publisher's order, captured or not",
+	},
+	{
+		Name: "StreamOrderElsewhere", Run: streamOrderElsewhere, Needs: []Ability{Distributed, Streams},
+		Rule: "subscriptions on all buses of a system see the stream's order, live and replayed, wherever is published",
+	},
+	{
+		Name: "HandoverElsewhere", Run: handoverElsewhere, Needs: []Ability{Distributed, Streams},
+		Rule:   "replay goes over into live with no gap, no repeat and no reordering while other buses publish",
+		Origin: "history and then a core subscription lost 41,236 of 90,000 messages",
+	},
+	{
+		Name: "StreamsElsewhere", Run: streamsElsewhere, Needs: []Ability{Distributed, Streams},
+		Rule: "streams that one bus creates or removes count on the others within a second: what is published there is stored, and no subscription falls silent",
+	},
+	{
+		Name: "EnsureElsewhere", Run: ensureElsewhere, Needs: []Ability{Distributed, Streams},
+		Rule: "of EnsureStreams calls on several buses at the same time whose streams overlap one succeeds, and equal ones all do",
+	},
+	{
+		Name: "ExpectElsewhere", Run: expectElsewhere, Needs: []Ability{Distributed, Streams},
+		Rule: "of publishes on several buses that expect the same last message one is stored, and the others are ErrConflict",
+	},
+	{
+		Name: "MessageIDElsewhere", Run: messageIDElsewhere, Needs: []Ability{Distributed, Streams},
+		Rule: "of publishes under one ID on several buses one is stored, and all are accepted",
+	},
+	{
+		Name: "GroupElsewhere", Run: groupElsewhere, Needs: []Ability{Distributed, Groups},
+		Rule:   "members on several buses share a group's messages, and none is lost or handled twice while members and buses come and go",
+		Origin: "natsbus lost 13 to 29 of 300 messages when a process left a group; the suite had one bus",
+	},
+	{
+		Name: "CloseElsewhere", Run: closeElsewhere, Needs: []Ability{Distributed},
+		Rule: "Close ends one bus of a system and no other",
+	},
+}
+
+// system is several buses on one Env.
+type system struct {
+	c     *C
+	e     *Env
+	buses []bus.Bus
+}
+
+func (c *C) system(n int) *system {
+	s := &system{c: c, e: c.env()}
+	for range n {
+		s.buses = append(s.buses, s.open())
+	}
+	return s
+}
+
+func (s *system) open() bus.Bus { return s.c.open(s.e) }
+
+// spread returns when what b publishes on subject reaches h: between servers interest takes a while to spread.
+func (c *C) spread(b bus.Bus, subject string, h *history) {
+	ready := fmt.Sprintf("ready on %s, %d events:", subject, len(h.all()))
+	c.until("a message of another bus to arrive on "+subject, c.h.Patience, func(try int) bool {
+		c.publish(b, subject, fmt.Sprint(ready, try, h.name))
+		return slices.ContainsFunc(h.all(), func(e event) bool { return strings.HasPrefix(e.text, ready) })
+	})
+}
+
+// until calls ok every few milliseconds until it is true.
+func (c *C) until(what string, patience time.Duration, ok func(try int) bool) {
+	end := time.NewTimer(patience)
+	defer end.Stop()
+	pause := time.NewTicker(5 * time.Millisecond)
+	defer pause.Stop()
+	for try := 1; !ok(try); try++ {
+		select {
+		case <-pause.C:
+		case <-end.C:
+			c.Fatalf("not within %v: %s", patience, what)
+		case <-c.ctx.Done():
+			c.Fatalf("the check has ended before: %s", what)
+		}
+	}
+}
+
+func elsewhere(c *C) {
+	s := c.system(3)
+	c.kinds(s.buses[0], func(root string) {
+		if root == "held" {
+			for _, b := range s.buses {
+				c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}})
+			}
+		}
+		var histories []*history
+		for i, b := range s.buses {
+			h := c.subscribe(b, c.subject(root+".*"), wide)
+			h.name += fmt.Sprintf(" on bus %d", i)
+			histories = append(histories, h)
+		}
+		for p, b := range s.buses {
+			for _, h := range histories {
+				c.spread(b, c.subject(fmt.Sprintf("%s.ready%d", root, p)), h)
+			}
+		}
+		const n = 200
+		c.together(len(s.buses), "Publish", func(p int) {
+			for _, text := range sequence(string(rune('a'+p)), 1, n) {
+				c.publish(s.buses[p], c.subject(root+".x"), text)
+			}
+		})
+		for _, h := range histories {
+			for p := range s.buses {
+				c.awaitAll(h, sequence(string(rune('a'+p)), 1, n)...)
+			}
+			c.judge(h, ordered, unique, quiet)
+		}
+	})
+}
+
+func streamOrderElsewhere(c *C) { c.orderOfStream(c.system(4).buses) }
+func ensureElsewhere(c *C)      { c.overlapping(c.system(3).buses) }
+func expectElsewhere(c *C)      { c.sameExpectations(c.system(4).buses) }
+func messageIDElsewhere(c *C)   { c.sameIDs(c.system(4).buses) }
+
+func handoverElsewhere(c *C) {
+	s := c.system(3)
+	for _, b := range s.buses {
+		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
+	}
+	const rounds, n = 5, 40
+	for round := range rounds {
+		subject := c.subject(fmt.Sprintf("a.%d", round))
+		for _, text := range sequence("stored", 1, n/2) {
+			c.publish(s.buses[0], subject, text)
+		}
+		fire := c.start(func() {
+			c.together(2, "Publish", func(p int) {
+				for _, text := range sequence(string(rune('A'+p)), 1, n) {
+					if err := s.buses[p].Publish(c.ctx, subject, []byte(text)); err != nil {
+						c.Errorf("Publish: %v", err)
+					}
+				}
+			})
+		})
+		h := c.subscribe(s.buses[2], subject, bus.All())
+		receive(c, fire, "Publish to return")
+		c.publish(s.buses[1], subject, "end")
+		c.awaitText(h, "end")
+		c.judge(h, ordered, unique, inStreamOrder, replayedFirst, quiet,
+			complete(sequence("stored", 1, n/2)...), complete(sequence("A", 1, n)...), complete(sequence("B", 1, n)...))
+		if c.Failed() {
+			return
+		}
+	}
+}
+
+func streamsElsewhere(c *C) {
+	s := c.system(2)
+	a, b := s.buses[0], s.buses[1]
+	second := time.Second + c.slack()
+	stored := func(text string) func(int) bool {
+		return func(int) bool {
+			var r bus.Receipt
+			err := b.Publish(c.ctx, c.subject("held.x"), []byte(text), bus.WithReceipt(&r))
+			if err != nil && !errors.Is(err, bus.ErrNoStream) {
+				c.Fatalf("Publish with a receipt: want nil or ErrNoStream, have %v", err)
+			}
+			return err == nil
+		}
+	}
+	changed := func(e event) bool { return e.kind == problem && errors.Is(e.problem.Err, bus.ErrStreamChanged) }
+	before := c.subscribe(b, c.subject("held.*"))
+	c.ensure(a, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}})
+	c.until("a stream that another bus has created to capture what is published", second, stored("captured"))
+	c.awaitWithin(second, before, "what is captured, or ErrStreamChanged", func(e event) bool {
+		return changed(e) || e.kind == delivered && e.text == "captured"
+	})
+	remover, ok := a.(bus.Remover)
+	if !ok {
+		return
+	}
+	h := c.subscribe(b, c.subject("held.*"), bus.All())
+	if err := remover.RemoveStream(c.ctx, c.stream("S")); err != nil {
+		c.Fatalf("RemoveStream: %v", err)
+	}
+	c.awaitWithin(second, h, "ErrStreamChanged, since another bus has removed the stream", changed)
+	c.until("nothing to be captured by a stream that another bus has removed", second, func(try int) bool { return !stored("late")(try) })
+}
+
+func groupElsewhere(c *C) {
+	s := c.system(3)
+	publisher := s.buses[0]
+	for _, b := range s.buses[1:] {
+		c.flavours(b, func(flavour) {}) // each process ensures the streams that it needs
+	}
+	c.flavours(publisher, func(g flavour) {
+		all := &history{name: g.name + " on several buses"}
+		join := func(b bus.Bus) bus.Subscription {
+			return c.subscribeFunc(b, g.pattern, func(_ context.Context, m *bus.Message) error {
+				all.message(m)
+				runtime.Gosched()
+				return nil
+			}, g.option, wide, bus.OnError(all.hook()))
+		}
+		stays := join(s.buses[1])
+		for _, subject := range g.subjects {
+			c.spread(publisher, subject, all)
+		}
+		want := sequence("p", 1, 300)
+		published := c.start(func() {
+			for i, text := range want {
+				if err := publisher.Publish(c.ctx, g.subjects[i%2], []byte(text)); err != nil {
+					c.Errorf("Publish: %v", err)
+				}
+				if i%10 == 0 {
+					runtime.Gosched()
+				}
+			}
+		})
+		c.together(2, "members and buses to come and go", func(i int) {
+			for range 4 {
+				b := s.buses[2]
+				if i == 1 {
+					b = s.open()
+				}
+				sub := join(b)
+				runtime.Gosched()
+				if i == 0 {
+					c.unsubscribe(sub)
+				} else if err := b.Close(c.ctx); err != nil {
+					c.Errorf("Close: %v", err)
+				}
+			}
+		})
+		receive(c, published, "Publish to return")
+		c.awaitAll(all, want...)
+		if g.durable {
+			c.judge(all, quiet) // at least once
+		} else {
+			c.judge(all, unique, quiet)
+		}
+		c.unsubscribe(stays)
+	})
+}
+
+func closeElsewhere(c *C) {
+	s := c.system(2)
+	h := c.subscribe(s.buses[0], c.subject("a"))
+	c.subscribe(s.buses[1], c.subject("a"))
+	c.spread(s.buses[1], c.subject("a"), h)
+	if err := s.buses[1].Close(c.ctx); err != nil {
+		c.Fatalf("Close of one of two: %v", err)
+	}
+	if err := s.buses[1].Publish(c.ctx, c.subject("a"), nil); !errors.Is(err, bus.ErrClosed) {
+		c.Errorf("Publish on the bus that is closed: want ErrClosed, have %v", err)
+	}
+	third := s.open()
+	c.publish(s.buses[0], c.subject("a"), "of its own")
+	c.awaitText(h, "of its own")
+	c.spread(third, c.subject("a"), h)
+	if err := h.sub.Err(); err != nil {
+		c.Errorf("a subscription on the bus that is open has ended: %v", err)
+	}
+}
