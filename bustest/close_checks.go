@@ -35,7 +35,8 @@ var closeChecks = []Check{
 	},
 	{
 		Name: "CloseFinishesReplay", Run: closeFinishesReplay, Needs: []Ability{Streams},
-		Rule: "Close lets a replay come to the end of what was stored before it, also when a handler publishes meanwhile",
+		Rule:   "Close lets a replay come to the end of what was stored before it, also when a handler publishes meanwhile",
+		Origin: "bus/driver cut a replay that was about to go over into live",
 	},
 	{
 		Name: "CloseServesHandlers", Run: closeServesHandlers,
@@ -45,7 +46,7 @@ var closeChecks = []Check{
 	{
 		Name: "CloseUnderFire", Run: closeUnderFire,
 		Rule:   "calls that meet Close return nil or ErrClosed, and nothing panics or hangs",
-		Origin: "nats.go#1882: send on closed channel; watermill#111, #317",
+		Origin: "nats.go#1882: send on closed channel; watermill#111, #317; membus panicked in a publish that met Close",
 	},
 	{
 		Name: "CloseStuckHandler", Run: closeStuckHandler,

@@ -26,7 +26,8 @@ var deliveryChecks = []Check{
 	},
 	{
 		Name: "HeadersRoundTrip", Run: headersRoundTrip, Needs: []Ability{Headers},
-		Rule: "headers arrive with the case of their keys and the order of their values, and mean nothing to the bus",
+		Rule:   "headers arrive with the case of their keys and the order of their values, and mean nothing to the bus",
+		Origin: "natsbus took a user's header Status on an empty message for one of NATS's own and fell silent",
 	},
 	{
 		Name: "BadHeader", Run: badHeader, Needs: []Ability{Headers},

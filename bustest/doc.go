@@ -55,7 +55,7 @@
 // # Why to trust it
 //
 // The suite is tested against a small reference bus that has a switch for each of some
-// hundred bugs: TestMutants demands that each bug is caught by the check that names it and
+// 250 bugs: TestMutants demands that each bug is caught by the check that names it and
 // that each check catches one. Odd buses that conform (delays, ticks, sequences with gaps,
 // wrapped errors) must pass.
 package bustest

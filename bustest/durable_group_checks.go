@@ -69,7 +69,8 @@ var durableGroupChecks = []Check{
 	},
 	{
 		Name: "GroupStreamRemoved", Run: groupStreamRemoved, Needs: []Ability{DurableGroups},
-		Rule: "a durable group's position lives as long as its stream, whose removal ends the members with ErrStreamChanged",
+		Rule:   "a durable group's position lives as long as its stream, whose removal ends the members with ErrStreamChanged",
+		Origin: "bus/driver returned an internal error from a Subscribe that met the removal",
 	},
 }
 

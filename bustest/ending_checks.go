@@ -30,11 +30,12 @@ var endingChecks = []Check{
 	{
 		Name: "UntilEnds", Run: untilEnds,
 		Rule:   "the end of the context given as Until ends the subscription",
-		Origin: "Dapr's and watermill's suites pass buses that ignore it",
+		Origin: "Dapr's and watermill's suites pass buses that ignore it; bus/driver missed an Until that ended during Subscribe",
 	},
 	{
 		Name: "SubscribeContext", Run: subscribeContext,
-		Rule: "the context of Subscribe bounds the call, not the subscription",
+		Rule:   "the context of Subscribe bounds the call, not the subscription",
+		Origin: "bus/driver outlived the context while the backend hung",
 	},
 	{
 		Name: "NoLeak", Run: noLeak,

@@ -41,7 +41,8 @@ var ensureChecks = []Check{
 	},
 	{
 		Name: "RemoveStream", Run: removeStream, Needs: []Ability{Streams},
-		Rule: "bus.Remover removes a stream: who received from it ends with ErrStreamChanged, and one of the same name is another epoch",
+		Rule:   "bus.Remover removes a stream: who received from it ends with ErrStreamChanged, and one of the same name is another epoch",
+		Origin: "membus gave receipts of the stream's next life",
 	},
 	{
 		Name: "Health", Run: health,

@@ -18,7 +18,8 @@ var gapChecks = []Check{
 	},
 	{
 		Name: "LimitsWin", Run: limitsWin, Needs: []Ability{Streams},
-		Rule: "what limits discard while the handler is slow isn't delivered any more but told as ErrGap, whichever limit it is",
+		Rule:   "what limits discard while the handler is slow isn't delivered any more but told as ErrGap, whichever limit it is",
+		Origin: "bus/driver delivered what limits had taken while it waited for a slow handler",
 	},
 	{
 		Name: "TrimDuringReplay", Run: trimDuringReplay, Needs: []Ability{Streams},
@@ -26,7 +27,8 @@ var gapChecks = []Check{
 	},
 	{
 		Name: "TrimDuringSnapshot", Run: trimDuringSnapshot, Needs: []Ability{Streams},
-		Rule: "limits that discard during a replay of LastPerSubject don't make it one of everything",
+		Rule:   "limits that discard during a replay of LastPerSubject don't make it one of everything",
+		Origin: "bus/driver went on with everything when limits took part of a LastPerSubject",
 	},
 	{
 		Name: "ResumeGapTold", Run: resumeGapTold, Needs: []Ability{Streams},

@@ -22,7 +22,8 @@ var groupChecks = []Check{
 	},
 	{
 		Name: "GroupsApart", Run: groupsApart, Needs: []Ability{Groups},
-		Rule: "a group of another name or pattern is another group and gets every message, too",
+		Rule:   "a group of another name or pattern is another group and gets every message, too",
+		Origin: "the NATS server takes queue groups of one name for one, whatever their pattern",
 	},
 	{
 		Name: "GroupFreeMember", Run: groupFreeMember, Needs: []Ability{Groups},
@@ -50,7 +51,8 @@ var groupChecks = []Check{
 	},
 	{
 		Name: "GroupRefused", Run: groupRefused, Needs: []Ability{Groups},
-		Rule: "a group's bad name is ErrBadSubject, a start position is ErrUnsupported unless it is durable, and nothing is subscribed",
+		Rule:   "a group's bad name is ErrBadSubject, a start position is ErrUnsupported unless it is durable, and nothing is subscribed",
+		Origin: "bus/driver took a group without a name for no group",
 	},
 	{
 		Name: "GroupEndings", Run: groupEndings, Needs: []Ability{Groups},
@@ -58,7 +60,8 @@ var groupChecks = []Check{
 	},
 	{
 		Name: "GroupClose", Run: groupClose, Needs: []Ability{Groups},
-		Rule: "Close hands what was accepted before it to members of groups, too, each message to one of them",
+		Rule:   "Close hands what was accepted before it to members of groups, too, each message to one of them",
+		Origin: "bus/driver lost the last message of a group that was drained",
 	},
 	{
 		Name: "GroupLoss", Run: groupLoss, Needs: []Ability{Groups},

@@ -22,7 +22,8 @@ var handlerChecks = []Check{
 	},
 	{
 		Name: "HookHarmsNobody", Run: hookHarmsNobody,
-		Rule: "a hook that panics or ends its goroutine harms nobody, and is called again",
+		Rule:   "a hook that panics or ends its goroutine harms nobody, and is called again",
+		Origin: "a hook that ended its goroutine silenced bus/driver",
 	},
 	{
 		Name: "HandlerContext", Run: handlerContext,

@@ -39,7 +39,8 @@ var isolationChecks = []Check{
 	},
 	{
 		Name: "BufferBounds", Run: bufferBounds,
-		Rule: "Buffer bounds what waits for a blocked handler, however long and with whatever tick",
+		Rule:   "Buffer bounds what waits for a blocked handler, however long and with whatever tick",
+		Origin: "bus/driver bounded nothing between two ticks",
 	},
 	{
 		Name: "SlowCatchesUp", Run: slowCatchesUp, Needs: []Ability{Streams},

@@ -29,7 +29,8 @@ var replayChecks = []Check{
 	},
 	{
 		Name: "SinceTime", Run: sinceTime, Needs: []Ability{Streams},
-		Rule: "Since starts with the first message stored at or after the time, and with the oldest for the zero time",
+		Rule:   "Since starts with the first message stored at or after the time, and with the oldest for the zero time",
+		Origin: "natsbus panicked for the zero time",
 	},
 	{
 		Name: "LastPerSubject", Run: lastPerSubject, Needs: []Ability{Streams},

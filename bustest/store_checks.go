@@ -19,7 +19,8 @@ var storeChecks = []Check{
 	},
 	{
 		Name: "MessageID", Run: messageID, Needs: []Ability{Streams},
-		Rule: "a second publish under the same ID is accepted, told as a duplicate, and neither stored nor delivered",
+		Rule:   "a second publish under the same ID is accepted, told as a duplicate, and neither stored nor delivered",
+		Origin: "natsbus overlooked, when an expectation failed, an ID that was first used on another subject",
 	},
 	{
 		Name: "Expect", Run: expect, Needs: []Ability{Streams},

@@ -30,11 +30,13 @@ var streamChecks = []Check{
 	},
 	{
 		Name: "CaptureChanges", Run: captureChanges, Needs: []Ability{Streams},
-		Rule: "a subscription whose pattern EnsureStreams captures goes on or ends with ErrStreamChanged, never silent",
+		Rule:   "a subscription whose pattern EnsureStreams captures goes on or ends with ErrStreamChanged, never silent",
+		Origin: "bus/driver left a subscription deaf when EnsureStreams captured its pattern",
 	},
 	{
 		Name: "CaptureReturns", Run: captureReturns, Needs: []Ability{Streams},
-		Rule: "a subscription whose pattern is released and captured again gets each message once or ends with ErrStreamChanged",
+		Rule:   "a subscription whose pattern is released and captured again gets each message once or ends with ErrStreamChanged",
+		Origin: "bus/driver delivered twice what was published after a pattern was released and captured again",
 	},
 	{
 		Name: "MaxMsgs", Run: maxMsgs, Needs: []Ability{Streams},
@@ -47,7 +49,7 @@ var streamChecks = []Check{
 	{
 		Name: "MaxBytes", Run: maxBytes, Needs: []Ability{Streams},
 		Rule:   "a stream holds its newest MaxBytes; what could never fit is ErrTooLarge and costs no other message",
-		Origin: "nats-server acknowledges 500 bytes into MaxBytes=100 and holds nothing",
+		Origin: "nats-server acknowledges 500 bytes into MaxBytes=100 and holds nothing; natsbus forgot the headers that NATS stores",
 	},
 	{
 		Name: "MaxAge", Run: maxAge, Needs: []Ability{Streams},

@@ -1,0 +1,102 @@
+package bustest
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const pagePath = "../docs/conformance.md"
+
+var update = flag.Bool("update", false, "write the table of checks into "+pagePath)
+
+// table is what the page says of the checks.
+func table() string {
+	bugs := map[string][]string{}
+	for _, m := range mutants {
+		bugs[m.check] = append(bugs[m.check], m.bug)
+	}
+	var b strings.Builder
+	b.WriteString("| check | rule | needs | catches | was broken by |\n| --- | --- | --- | --- | --- |\n")
+	for _, c := range Checks() {
+		var needs []string
+		for _, a := range c.Needs {
+			needs = append(needs, string(a))
+		}
+		if c.Lacks != "" {
+			needs = append(needs, "no "+string(c.Lacks))
+		}
+		row := []string{c.Name, c.Rule, strings.Join(needs, ", "), strings.Join(bugs[c.Name], ", "), c.Origin}
+		for i, cell := range row {
+			row[i] = strings.NewReplacer("|", `\|`, "*", `\*`, "<", `\<`).Replace(cell)
+		}
+		fmt.Fprintf(&b, "| %s |\n", strings.Join(row, " | "))
+	}
+	return b.String()
+}
+
+func TestPage_listsTheChecks(t *testing.T) {
+	const begin, end = "<!-- go test ./bustest -run TestPage -update -->\n", "<!-- end -->"
+	page := readPage(t)
+	before, rest, ok := strings.Cut(page, begin)
+	require.True(t, ok)
+	have, after, ok := strings.Cut(rest, end)
+	require.True(t, ok)
+	if *update {
+		require.NoError(t, os.WriteFile(pagePath, []byte(before+begin+table()+end+after), 0o666))
+		return
+	}
+	require.Equal(t, table(), have, "the table of checks is old: go test ./bustest -run TestPage -update")
+}
+
+// The track record names a check or a test for each bug.
+func TestPage_namesChecksAndTestsThatExist(t *testing.T) {
+	_, record, ok := strings.Cut(readPage(t), "## Track record\n")
+	require.True(t, ok)
+	known := map[string]bool{}
+	for _, c := range Checks() {
+		known[c.Name] = true
+	}
+	rows := 0
+	for line := range strings.Lines(record) {
+		cells := strings.Split(strings.TrimSpace(line), " | ")
+		if !strings.HasPrefix(line, "| ") || len(cells) != 4 || strings.HasPrefix(line, "| ---") || strings.HasPrefix(line, "| bug") {
+			continue
+		}
+		rows++
+		names := regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(cells[3], -1)
+		require.NotEmpty(t, names, line)
+		for _, name := range names {
+			if !known[name[1]] {
+				out, err := exec.Command("grep", "-rlE", "--include=*_test.go", "^func "+name[1]+`\(`, "..").Output()
+				require.NoError(t, err, "no check and no test: %s", name[1])
+				require.NotEmpty(t, out)
+			}
+		}
+	}
+	require.Greater(t, rows, 20)
+}
+
+func TestPage_explainsEachAbility(t *testing.T) {
+	page, err := os.ReadFile("../docs/backends.md")
+	require.NoError(t, err)
+	for _, a := range Abilities() {
+		require.True(t, slices.ContainsFunc(strings.Split(string(page), "\n"), func(line string) bool {
+			return strings.HasPrefix(line, "| `"+string(a)+"`")
+		}), "docs/backends.md has no row for %s", a)
+	}
+}
+
+func readPage(t *testing.T) string {
+	t.Helper()
+	page, err := os.ReadFile(pagePath)
+	require.NoError(t, err)
+	return string(page)
+}
