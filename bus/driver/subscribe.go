@@ -335,6 +335,7 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 			l.pos = seq
 		case !start.Cursor.IsZero():
 			l.notices = append(l.notices, &bus.GapError{Stream: f.name, After: start.Cursor, Before: bus.NewCursor(st.Epoch, max(1, st.First))})
+			l.pos = min(max(1, st.First)-1, last) // what limits took before it is told by that, too
 		}
 	case bus.StartLast, bus.StartSince, bus.StartLastPerSubject:
 		if after, ok := f.seekRing(st, s.pattern, start.N, last); ok && start.Kind == bus.StartLast {

@@ -22,7 +22,7 @@ func open(ctx context.Context) bus.Bus {
 	return b
 }
 
-// print subscribes to what a bus has and gets.
+// printAll subscribes to what a bus has and gets.
 func printAll(ctx context.Context, b bus.Bus, name string) {
 	_, err := b.Subscribe(ctx, "chat.>", func(_ context.Context, m *bus.Message) error {
 		fmt.Printf("%s: %s\n", name, m.Data)
@@ -59,4 +59,84 @@ func ExampleTee() {
 	// old: hello
 	// new: hello
 	// {Written:1 Lost:0 Waiting:0}
+}
+
+func ExampleBridge() {
+	ctx := context.Background()
+	old, fresh := open(ctx), open(ctx)
+	if err := old.Publish(ctx, "chat.room.Go", []byte("stored long ago")); err != nil {
+		log.Fatal(err)
+	}
+	bridge := migrate.NewBridge(old, fresh, migrate.BridgeConfig{Streams: []string{"CHAT"}})
+	done := make(chan error)
+	go func() { done <- bridge.Follow(ctx) }()
+
+	// The program runs on the old bus meanwhile, until its publishers stop.
+	if err := old.Publish(ctx, "chat.room.Go", []byte("published meanwhile")); err != nil {
+		log.Fatal(err)
+	}
+	summaries, err := bridge.CutOver(ctx)
+	if err != nil {
+		log.Fatal(err) // the old bus is as it was
+	}
+	if err := <-done; err != nil {
+		log.Fatal(err)
+	}
+	s := summaries[0]
+	fmt.Println(s.Stream, s.Source.Messages, "messages, the same at both ends:", s.Source == s.Destination)
+
+	// From here on the program runs on the new bus.
+	if err := fresh.Publish(ctx, "chat.room.Go", []byte("on the new bus")); err != nil {
+		log.Fatal(err)
+	}
+	printAll(ctx, fresh, "new")
+	// Output:
+	// CHAT 2 messages, the same at both ends: true
+	// new: stored long ago
+	// new: published meanwhile
+	// new: on the new bus
+}
+
+func ExampleBridge_Verify() {
+	ctx := context.Background()
+	old, fresh := open(ctx), open(ctx)
+	if err := old.Publish(ctx, "chat.room.Go", []byte("hello")); err != nil {
+		log.Fatal(err)
+	}
+	bridge := migrate.NewBridge(old, fresh, migrate.BridgeConfig{
+		OnProgress: func(p migrate.Progress) { fmt.Printf("%s: %d of %d\n", p.Stream, p.Done, p.Total) },
+	})
+	if err := bridge.Copy(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if err := fresh.Publish(ctx, "chat.room.Go", []byte("too early")); err != nil {
+		log.Fatal(err)
+	}
+	summaries, err := bridge.Verify(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(summaries[0].Err())
+	// Output:
+	// CHAT: 1 of 1
+	// stream CHAT: 1 at the destination that aren't copies from this source
+}
+
+func ExampleOriginal() {
+	ctx := context.Background()
+	old, fresh := open(ctx), open(ctx)
+	if err := old.Publish(ctx, "chat.room.Go", []byte("hello")); err != nil {
+		log.Fatal(err)
+	}
+	if err := migrate.NewBridge(old, fresh, migrate.BridgeConfig{}).Copy(ctx); err != nil {
+		log.Fatal(err)
+	}
+	_, err := fresh.Subscribe(ctx, "chat.>", func(_ context.Context, m *bus.Message) error {
+		fmt.Println("said before it was copied:", migrate.Original(m).Before(m.Time))
+		return nil
+	}, bus.All())
+	if err != nil {
+		log.Fatal(err)
+	}
+	// Output: said before it was copied: true
 }

@@ -1,9 +1,16 @@
 package migrate_test
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if task := os.Getenv(bridgeTask); task != "" {
+		bridgeUntilKilled(task)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}

@@ -60,8 +60,8 @@ type TeeStats struct {
 // the caller publishes it again. Streams that are created at the old bus behind the Tee's back don't exist at
 // the new one, whose failures tell so.
 //
-// A Tee begins with what is published from now on; what is stored already is copied by other means, and not
-// into a stream that a Tee writes to.
+// A Tee begins with what is published from now on; what is stored already is a [Bridge]'s. One stream is
+// written by one of them: a Bridge refuses a stream that others write to.
 type Tee struct {
 	old, new bus.Bus
 	timeout  time.Duration
