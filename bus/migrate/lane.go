@@ -26,6 +26,7 @@ type lane struct {
 	gaps     []Gap
 	warnings []string
 	shown    time.Time // when progress was told last
+	told     Progress
 }
 
 // prepare finds out where to go on, or creates the stream at the destination.
@@ -257,9 +258,12 @@ func (l *lane) show(p Progress, end bool) {
 	if l.b.cfg.OnProgress == nil || !end && time.Since(l.shown) < progressEvery {
 		return
 	}
-	l.shown = time.Now()
 	p.Total = max(p.Total, p.Done)
 	p.At = bus.NewCursor(l.epoch, l.at)
+	if p == l.told {
+		return
+	}
+	l.shown, l.told = time.Now(), p
 	l.b.cfg.OnProgress(p)
 }
 
