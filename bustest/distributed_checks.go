@@ -136,38 +136,7 @@ func streamOrderElsewhere(c *C) { c.orderOfStream(c.system(4).buses) }
 func ensureElsewhere(c *C)      { c.overlapping(c.system(3).buses) }
 func expectElsewhere(c *C)      { c.sameExpectations(c.system(4).buses) }
 func messageIDElsewhere(c *C)   { c.sameIDs(c.system(4).buses) }
-
-func handoverElsewhere(c *C) {
-	s := c.system(3)
-	for _, b := range s.buses {
-		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
-	}
-	const rounds, n = 5, 40
-	for round := range rounds {
-		subject := c.subject(fmt.Sprintf("a.%d", round))
-		for _, text := range sequence("stored", 1, n/2) {
-			c.publish(s.buses[0], subject, text)
-		}
-		fire := c.start(func() {
-			c.together(2, "Publish", func(p int) {
-				for _, text := range sequence(string(rune('A'+p)), 1, n) {
-					if err := s.buses[p].Publish(c.ctx, subject, []byte(text)); err != nil {
-						c.Errorf("Publish: %v", err)
-					}
-				}
-			})
-		})
-		h := c.subscribe(s.buses[2], subject, bus.All())
-		receive(c, fire, "Publish to return")
-		c.publish(s.buses[1], subject, "end")
-		c.awaitText(h, "end")
-		c.judge(h, ordered, unique, inStreamOrder, replayedFirst, quiet,
-			complete(sequence("stored", 1, n/2)...), complete(sequence("A", 1, n)...), complete(sequence("B", 1, n)...))
-		if c.Failed() {
-			return
-		}
-	}
-}
+func handoverElsewhere(c *C)    { c.handover(6, c.system(3).buses...) }
 
 func streamsElsewhere(c *C) {
 	s := c.system(2)

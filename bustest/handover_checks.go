@@ -26,11 +26,16 @@ var handoverChecks = []Check{
 	},
 }
 
-func handoverNoGap(c *C) {
-	b := c.Bus()
-	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
+func handoverNoGap(c *C) { c.handover(20, c.Bus()) }
+
+// handover joins replays on the last bus while publishers are at work on all of them.
+func (c *C) handover(rounds int, buses ...bus.Bus) {
+	b := buses[len(buses)-1]
+	for _, b := range buses {
+		c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
+	}
 	const publishers, stored, meanwhile = 4, 20, 15
-	for round := range 20 {
+	for round := range rounds {
 		subject := c.subject(fmt.Sprintf("a.%d", round))
 		for _, text := range sequence("stored", 1, stored) {
 			c.publish(b, subject, text)
@@ -47,7 +52,7 @@ func handoverNoGap(c *C) {
 			}
 			c.together(publishers, "Publish", func(p int) {
 				for _, text := range sequence(string(rune('A'+p)), 1, meanwhile) {
-					if err := b.Publish(c.ctx, subject, []byte(text)); err != nil {
+					if err := buses[p%len(buses)].Publish(c.ctx, subject, []byte(text)); err != nil {
 						c.Errorf("Publish: %v", err)
 					}
 				}
@@ -69,7 +74,7 @@ func handoverNoGap(c *C) {
 			c.Fatalf("Subscribe: %v", err)
 		}
 		receive(c, fire, "Publish to return")
-		c.publish(b, subject, "end")
+		c.publish(buses[0], subject, "end")
 		c.awaitText(h, "end")
 		c.judge(h, ordered, unique, inStreamOrder, replayedFirst, quiet, complete(sequence("stored", 1, stored)...))
 		for p := range publishers {

@@ -347,7 +347,11 @@ func (m mutant) harness() Harness {
 	return h
 }
 
-const mutantVariable = "BUSTEST_MUTANT"
+const (
+	mutantVariable = "BUSTEST_MUTANT"
+	// mutantTries: on a machine that is busy enough it is the scheduler's choice whether some bugs show.
+	mutantTries = 5
+)
 
 func TestMutants_areCaughtByTheirCheck(t *testing.T) {
 	catches := map[string]bool{}
@@ -360,21 +364,11 @@ func TestMutants_areCaughtByTheirCheck(t *testing.T) {
 		wg.Go(func() {
 			room <- struct{}{}
 			defer func() { <-room }()
-			if m.child {
-				cmd := exec.Command(os.Args[0], "-test.run=^TestMutantInChild$", "-test.count=1")
-				cmd.Env = append(os.Environ(), mutantVariable+"="+m.bug)
-				out, err := cmd.CombinedOutput()
-				caught[i] = err != nil
-				lines[i] = fmt.Sprintf("in a child: %v", err)
-				if err != nil && m.said != "" && !strings.Contains(string(out), m.said) {
-					caught[i] = false
-					lines[i] += "\n" + string(out)
+			for try := 1; try <= mutantTries && !caught[i]; try++ {
+				if caught[i], lines[i] = m.examine(); try > 1 {
+					lines[i] += fmt.Sprintf(", in try %d", try)
 				}
-				return
 			}
-			res, ok := Examine(context.Background(), m.harness()).Result(m.check)
-			caught[i] = ok && res.Status == Failed
-			lines[i] = fmt.Sprintf("%s in %v", res.Status, res.Duration.Round(time.Millisecond))
 		})
 	}
 	wg.Wait()
@@ -392,6 +386,22 @@ func TestMutants_areCaughtByTheirCheck(t *testing.T) {
 		}
 	}
 	t.Logf("mutants: %d caught, %d survived", len(mutants)-survived, survived)
+}
+
+// examine reports whether the check catches m, and how.
+func (m mutant) examine() (caught bool, line string) {
+	if !m.child {
+		res, ok := Examine(context.Background(), m.harness()).Result(m.check)
+		return ok && res.Status == Failed, fmt.Sprintf("%s in %v", res.Status, res.Duration.Round(time.Millisecond))
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestMutantInChild$", "-test.count=1")
+	cmd.Env = append(os.Environ(), mutantVariable+"="+m.bug)
+	out, err := cmd.CombinedOutput()
+	line = fmt.Sprintf("in a child: %v", err)
+	if err != nil && !strings.Contains(string(out), m.said) {
+		return false, line + "\n" + string(out)
+	}
+	return err != nil, line
 }
 
 // TestMutantInChild fails in the child that TestMutants starts; on its own it does
