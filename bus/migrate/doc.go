@@ -3,6 +3,7 @@
 //
 //   - [Tee] is a bus that writes to two and reads the old one. The program runs as before, and the new bus gets
 //     the same load.
+//   - [Shadow] subscribes to both and compares what subscribers get: missing, extra, late, reordered.
 //   - [Bridge] copies what streams hold, follows them, and cuts over: exactly once, however often it is
 //     killed. Command jitney bridge does the same from a shell.
 //

@@ -61,6 +61,38 @@ func ExampleTee() {
 	// {Written:1 Lost:0 Waiting:0}
 }
 
+func ExampleShadow() {
+	ctx := context.Background()
+	old, fresh := open(ctx), open(ctx)
+	tee, err := migrate.NewTee(ctx, old, fresh, migrate.TeeConfig{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	shadow, err := migrate.NewShadow(ctx, old, fresh, migrate.ShadowConfig{
+		Patterns:     []string{"chat.>"},
+		OnDifference: func(d migrate.Difference) { log.Print(d.Kind, " ", d.Subject) }, // a counter for each kind
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	// The program runs, on a quiet day and on a busy one.
+	for range 1000 {
+		if err := tee.Publish(ctx, "chat.room.Go", []byte("hello")); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := tee.Flush(ctx); err != nil {
+		log.Fatal(err)
+	}
+	report := shadow.Close(ctx) // or shadow.Report(), now and then
+	fmt.Println(report.Same, "on both,", report.Err())
+	if err := tee.Close(ctx); err != nil {
+		log.Fatal(err)
+	}
+	// Output: 1000 on both, <nil>
+}
+
 func ExampleBridge() {
 	ctx := context.Background()
 	old, fresh := open(ctx), open(ctx)
