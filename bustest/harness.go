@@ -86,7 +86,7 @@ type Harness struct {
 	// server; it must be as before when they have ended. nil: there is nothing of the kind.
 	Residue func(ctx context.Context, b bus.Bus) (int, error)
 
-	// Patience is how long something that must come may take in all, 10 s or 100 ticks if zero. A
+	// Patience is how long something that must come may take in all, 30 s or 100 ticks if zero. A
 	// check that passes never waits for it.
 	Patience time.Duration
 
@@ -139,7 +139,7 @@ type Harness struct {
 }
 
 const (
-	defaultPatience     = 10 * time.Second
+	defaultPatience     = 30 * time.Second
 	defaultSettle       = 100 * time.Millisecond
 	defaultBubbleSettle = time.Hour
 	roundsVariable      = "BUSTEST_ROUNDS"

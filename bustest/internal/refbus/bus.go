@@ -61,10 +61,10 @@ type Bus struct {
 	closing  bool
 	closed   bool
 	closeErr error
-	ticking  bool
-	groups   map[string]*group // durable ones
-	kept     map[string]*place // of the bug groupRemembers
-	created  int               // subscriptions
+	waiting  map[*subscription]struct{} // for the tick
+	groups   map[string]*group          // durable ones
+	kept     map[string]*place          // of the bug groupRemembers
+	created  int                        // subscriptions
 	log      *log
 	locked   net.Listener
 	link     *Link // nil: there is no server
@@ -86,7 +86,7 @@ func openBus(cfg Config, opts []bus.OpenOption) (*Bus, error) {
 	b := &Bus{
 		cfg: cfg, o: bus.NewOpenOptions(opts), done: make(chan struct{}), hook: make(chan bus.Problem, 1024),
 		ends: make(chan struct{}), racy: map[string]int{},
-		groups: map[string]*group{}, kept: map[string]*place{},
+		groups: map[string]*group{}, kept: map[string]*place{}, waiting: map[*subscription]struct{}{},
 	}
 	if cfg.Dir != "" {
 		if err := b.load(); err != nil {
@@ -381,8 +381,10 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 			}
 		})
 	}
+	if o.Start.Kind != bus.StartNew || s.inGroup() {
+		s.poke()
+	}
 	b.mu.Unlock()
-	go s.run()
 	if b.bug("idleTimeout") && o.Start.Kind != bus.StartNew && !s.hasPast() {
 		_ = pauseUntil(ctx, 50*time.Millisecond) // whether something comes after all
 	}

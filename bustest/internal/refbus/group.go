@@ -67,7 +67,11 @@ func (s *subscription) inGroup() bool { return s.o.Grouped }
 
 // pokeAll wakes all that share the place of s. b.mu is held.
 func (s *subscription) pokeAll() {
-	for _, other := range s.b.subs {
+	if !s.inGroup() {
+		s.poke()
+		return
+	}
+	for _, other := range s.b.toPoke() {
 		if other.place == s.place {
 			other.poke()
 		}
@@ -260,7 +264,7 @@ func (g *group) redeliver(seq uint64, wait time.Duration) {
 	time.AfterFunc(wait, func() {
 		g.b.mu.Lock()
 		defer g.b.mu.Unlock()
-		for _, s := range g.b.subs {
+		for _, s := range g.b.toPoke() {
 			if s.group == g {
 				s.poke()
 			}

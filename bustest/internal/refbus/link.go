@@ -97,7 +97,7 @@ func (l *Link) to(s linkState) error {
 	l.mu.Unlock()
 	for _, b := range buses {
 		b.mu.Lock()
-		for _, s := range b.subs {
+		for _, s := range b.toPoke() {
 			s.poke()
 		}
 		b.mu.Unlock()

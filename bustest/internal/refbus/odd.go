@@ -30,19 +30,23 @@ func pauseUntil(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// tick lets everything that waits through at the next tick. b.mu is held.
-func (b *Bus) tick() {
-	if b.cfg.Tick == 0 || b.ticking {
+// tick lets what waits for a subscription through at the next tick. b.mu is held.
+func (b *Bus) tick(s *subscription) {
+	if b.cfg.Tick == 0 {
 		return
 	}
-	b.ticking = true
+	ticking := len(b.waiting) > 0
+	b.waiting[s] = struct{}{}
+	if ticking {
+		return
+	}
 	time.AfterFunc(b.cfg.Tick, func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.ticking = false
-		for _, s := range b.subs {
+		for s := range b.waiting {
 			s.allow()
-			s.poke()
+			s.pokeAll()
 		}
+		clear(b.waiting)
 	})
 }

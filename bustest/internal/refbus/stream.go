@@ -162,10 +162,10 @@ func (b *Bus) keep(st *stream, m *bus.Message, id string) error {
 	}
 	st.msgs = append(st.msgs, m)
 	st.trim(b)
-	for _, s := range b.subs {
+	for _, s := range b.toPoke() {
 		for _, l := range s.legs {
 			if l.st == st && (s.matches(m.Subject) || b.cfg.Bug != "") {
-				b.tick()
+				b.tick(s)
 				s.poke()
 			}
 		}
@@ -178,13 +178,13 @@ func (st *stream) trim(b *Bus) {
 	st.expire()
 	sum := int64(0)
 	for _, m := range st.msgs {
+		if st.cfg.MaxBytes == 0 || b.bug("bytesIgnored") {
+			break
+		}
 		sum += int64(size(m.Data, m.Header, true))
 		if b.bug("overheadForgotten") {
 			sum += int64(len(m.Subject)) // which append doesn't count
 		}
-	}
-	if b.bug("bytesIgnored") {
-		sum = 0
 	}
 	for st.cfg.MaxMsgs > 0 && int64(len(st.msgs)) > st.cfg.MaxMsgs || st.cfg.MaxBytes > 0 && sum > st.cfg.MaxBytes {
 		if b.bug("evictNew") {
