@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
@@ -175,6 +176,27 @@ func listening(t *testing.T) []string {
 		}
 	}
 	return addrs
+}
+
+func TestConfig_saysWhatAURLSays(t *testing.T) {
+	dir := t.TempDir()
+	for want, c := range map[string]natsbus.Config{
+		`parameter "sync" is "1ms": want`:        {Dir: dir, Sync: time.Millisecond},
+		`parameter "sync" is "3m0s"`:             {Dir: dir, Sync: 3 * time.Minute},
+		`parameter "token" needs`:                {Dir: dir, Token: "geheim"},
+		`parameter "listen" is "0.0.0.0:4222", `: {Dir: dir, Listen: "0.0.0.0:4222"},
+	} {
+		_, err := c.Open(t.Context())
+		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, dir)
+	}
+	for _, sync := range []time.Duration{0, natsbus.SyncFast, natsbus.SyncAlways, time.Second} {
+		b, err := natsbus.Config{Dir: dir, Sync: sync}.Open(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, b.EnsureStreams(t.Context(), chat))
+		require.NoError(t, b.Publish(t.Context(), "chat.Go", []byte(sync.String())))
+		require.NoError(t, b.Close(t.Context()))
+	}
 }
 
 func TestOpen_listensOnNothingUnlessAsked(t *testing.T) {

@@ -47,30 +47,49 @@ func openURL(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error
 	if err != nil {
 		return nil, err
 	}
-	dir := u.Opaque
-	if dir == "" {
-		dir = u.Path
+	c := Config{Dir: u.Opaque, Listen: params["listen"], Token: params["token"]}
+	if c.Dir == "" {
+		c.Dir = u.Path
 	}
-	if dir == "" {
-		dir = defaultDir
+	if c.Sync, err = parseSync(params["sync"]); err != nil {
+		return nil, err
 	}
-	level, err := parseSync(params["sync"])
+	return c.open(ctx, o)
+}
+
+// Config is an embedded server. A URL says the same (nats:DIR?listen=HOST:PORT&token=SECRET&sync=LEVEL), so that
+// it can be chosen at start-up.
+type Config struct {
+	Dir    string        // where it stores; empty: ./data/nats
+	Listen string        // HOST:PORT on which others can reach it; empty: nothing
+	Token  string        // what they must give; needed beyond loopback
+	Sync   time.Duration // how soon the disk has what is acknowledged; 0: 100ms. See SyncAlways
+}
+
+// Open returns a bus on the embedded server. Errors: bus.ErrLocked when another process has the directory,
+// bus.ErrUnavailable when the store doesn't work; others name the field that is wrong or the directory that can't be used.
+func (c Config) Open(ctx context.Context, opts ...bus.OpenOption) (bus.Bus, error) {
+	b, err := c.open(ctx, bus.NewOpenOptions(opts))
+	if err != nil {
+		return nil, fmt.Errorf("natsbus: open %s: %w", c.Dir, err)
+	}
+	return b, nil
+}
+
+func (c Config) open(ctx context.Context, o bus.OpenOptions) (bus.Bus, error) {
+	if c.Dir == "" {
+		c.Dir = defaultDir
+	}
+	level, err := newSyncLevel(c.Sync)
 	if err != nil {
 		return nil, err
 	}
-	e := embedded{dir: dir, listen: params["listen"], token: params["token"], level: level, log: o.Logger}
-	return open(ctx, &e, o)
+	return open(ctx, &embedded{dir: c.Dir, listen: c.Listen, token: c.Token, level: level, log: o.Logger}, o)
 }
 
-// Open returns a bus on an embedded server that stores in dir and listens on nothing.
-// Errors: bus.ErrLocked when another process has the directory.
+// Open returns a bus on an embedded server that stores in dir and listens on nothing: Config with the rest left out.
 func Open(ctx context.Context, dir string, opts ...bus.OpenOption) (bus.Bus, error) {
-	o := bus.NewOpenOptions(opts)
-	b, err := open(ctx, &embedded{dir: dir, level: syncLevel{interval: defaultInterval}, log: o.Logger}, o)
-	if err != nil {
-		return nil, fmt.Errorf("natsbus: open %s: %w", dir, err)
-	}
-	return b, nil
+	return Config{Dir: dir}.Open(ctx, opts...)
 }
 
 // natsBus is what Open returns.

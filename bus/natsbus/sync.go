@@ -10,11 +10,15 @@ import (
 	"github.com/jitney-go/jitney/bus/internal/share"
 )
 
+// Levels of Config.Sync beside an interval from 10ms to 2m, at which all files are synced.
 const (
-	// serverInterval is how often JetStream syncs its files by default.
-	serverInterval = 2 * time.Minute
-	leastInterval  = 10 * time.Millisecond
+	// SyncAlways has a publish return when the disk has the message; one sync serves all that wait.
+	SyncAlways time.Duration = -1
+	// SyncFast leaves it to the system when the disk gets what was written, two minutes at most: JetStream's default.
+	SyncFast = 2 * time.Minute
 )
+
+const leastInterval = 10 * time.Millisecond
 
 var defaultInterval = 100 * time.Millisecond // a minute under the race detector: race.go
 
@@ -24,20 +28,37 @@ type syncLevel struct {
 	always   bool          // a publish waits for the disk
 }
 
-func parseSync(text string) (syncLevel, error) {
+func newSyncLevel(sync time.Duration) (syncLevel, error) {
+	switch {
+	case sync == 0:
+		return syncLevel{interval: defaultInterval}, nil
+	case sync == SyncAlways:
+		return syncLevel{interval: defaultInterval, always: true}, nil
+	case sync < leastInterval || sync > SyncFast:
+		return syncLevel{}, badSync(sync.String())
+	}
+	return syncLevel{interval: sync}, nil
+}
+
+func badSync(text string) error {
+	return fmt.Errorf("parameter %q is %q: want fast, always, or a duration from %s to %s, such as 100ms", "sync", text, leastInterval, SyncFast)
+}
+
+// parseSync reads a level as a URL has it.
+func parseSync(text string) (time.Duration, error) {
 	switch text {
 	case "":
-		return syncLevel{interval: defaultInterval}, nil
+		return 0, nil
 	case "fast":
-		return syncLevel{interval: serverInterval}, nil
+		return SyncFast, nil
 	case "always":
-		return syncLevel{interval: defaultInterval, always: true}, nil
+		return SyncAlways, nil
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil || d < leastInterval || d > serverInterval {
-		return syncLevel{}, fmt.Errorf("parameter %q is %q: want fast, always, or a duration from %s to %s, such as 100ms", "sync", text, leastInterval, serverInterval)
+	if err != nil || d <= 0 {
+		return 0, badSync(text)
 	}
-	return syncLevel{interval: d}, nil
+	return d, nil
 }
 
 // disk brings what the server has written to the disk: one sync for all who wait.
