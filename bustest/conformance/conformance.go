@@ -57,6 +57,8 @@ import (
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bustest"
+	"github.com/jitney-go/jitney/internal/place"
+	"github.com/jitney-go/jitney/internal/terminal"
 )
 
 // Exit statuses.
@@ -130,9 +132,9 @@ func (cmd *command) parse(args []string) (help bool, err error) {
 }
 
 // harness is what the flags say about the bus, before it is probed.
-func (cmd *command) harness(ctx context.Context, p *place) (bustest.Harness, error) {
+func (cmd *command) harness(ctx context.Context, p *place.Place) (bustest.Harness, error) {
 	h := bustest.Harness{
-		Open: func(e *bustest.Env) (bus.Bus, error) { return bus.Open(e.Context(), p.in(e.Dir), e.Options...) },
+		Open: func(e *bustest.Env) (bus.Bus, error) { return bus.Open(e.Context(), p.In(e.Dir), e.Options...) },
 		// One that a signal reaches late is killed with the program.
 		Child: func(check string) *exec.Cmd {
 			cmd := exec.CommandContext(ctx, os.Args[0], os.Args[1:]...)
@@ -141,7 +143,7 @@ func (cmd *command) harness(ctx context.Context, p *place) (bustest.Harness, err
 			}
 			return cmd
 		},
-		TempDir: p.parent,
+		TempDir: p.Parent(),
 	}
 	if cmd.match != "" {
 		match, err := regexp.Compile(cmd.match)
@@ -169,6 +171,17 @@ func (cmd *command) harness(ctx context.Context, p *place) (bustest.Harness, err
 	return h, nil
 }
 
+// explain adds to the error of Open what has been opened and how else it can be said.
+func explain(err error, p *place.Place) error {
+	switch {
+	case p.Parent() != "":
+		return fmt.Errorf("%w (each check has a directory of its own in %s; with %s in the URL you say where it goes)", err, p.Parent(), place.Dir)
+	case errors.Is(err, bus.ErrLocked):
+		return fmt.Errorf("%w; in a URL, %s is a fresh directory for each check", err, place.Dir)
+	}
+	return err
+}
+
 // childOf is set in the environment of a process that a check has started: its name and
 // the abilities that have been found out.
 const childOf = "JITNEY_CONFORMANCE_CHILD"
@@ -179,7 +192,7 @@ func (cmd *command) run(ctx context.Context, args []string) (status int, err err
 	} else if err != nil {
 		return exitNothing, err
 	}
-	p := newPlace(cmd.url)
+	p := place.Of(cmd.url)
 	h, err := cmd.harness(ctx, p)
 	if err != nil {
 		return exitNothing, err
@@ -188,11 +201,11 @@ func (cmd *command) run(ctx context.Context, args []string) (status int, err err
 		runChild(ctx, h, task)
 		return exitPassed, nil
 	}
-	if err := p.make(); err != nil {
+	if err := p.Make(); err != nil {
 		return exitNothing, fmt.Errorf("-bus %s: %w", bus.Redacted(cmd.url), err)
 	}
 	defer func() {
-		if left := p.remove(); left != nil {
+		if left := p.Remove(); left != nil {
 			err = errors.Join(err, left)
 		}
 	}()
@@ -202,7 +215,7 @@ func (cmd *command) run(ctx context.Context, args []string) (status int, err err
 		if len(trial.Left) > 0 {
 			err = fmt.Errorf("%w; these streams stay on the bus: %s", err, strings.Join(trial.Left, "; "))
 		}
-		return exitNothing, p.explain(err)
+		return exitNothing, explain(err, p)
 	}
 	return cmd.examine(ctx, trial, insisted), nil
 }
@@ -236,7 +249,7 @@ func (cmd *command) examine(ctx context.Context, trial bustest.Trial, insisted [
 	if seed == 0 {
 		seed = uint64(began.UnixNano()) >> 8 // short enough to be typed
 	}
-	var out output = &text{cmd: cmd, w: cmd.stdout, overwrites: overwrites(cmd.stdout)}
+	var out output = &text{cmd: cmd, w: cmd.stdout, overwrites: terminal.Overwrites(cmd.stdout)}
 	if cmd.json {
 		out = &lines{w: cmd.stdout}
 	}

@@ -4,13 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bustest"
+	"github.com/jitney-go/jitney/internal/terminal"
 )
 
 // output is told how a run goes. Nothing can be done about a standard output that can't be
@@ -124,25 +124,11 @@ type text struct {
 	at         int // how many of these have ended
 }
 
-// overwrites reports whether w is a terminal that understands it.
-func overwrites(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok || os.Getenv("TERM") == "" || os.Getenv("TERM") == "dumb" {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
-}
-
-const (
-	clearLine     = "\r\x1b[K"
-	terminalWidth = 79
-	shownLines    = 30 // of a reason, without -v
-)
+const shownLines = 30 // of a reason, without -v
 
 func (t *text) printf(format string, args ...any) {
 	if t.overwrites {
-		format = clearLine + format
+		format = terminal.ClearLine + format
 	}
 	fmt.Fprintf(t.w, format, args...)
 }
@@ -174,8 +160,8 @@ func (t *text) check(round int, c bustest.Check) {
 		t.printf("%s\n", line)
 		return
 	}
-	if runes := []rune(line); len(runes) > terminalWidth {
-		line = string(runes[:terminalWidth-1]) + "…"
+	if runes := []rune(line); len(runes) > terminal.Width {
+		line = string(runes[:terminal.Width-1]) + "…"
 	}
 	t.printf("%s", line)
 }
