@@ -10,6 +10,13 @@
 // latency to each message. With a tick of 0, which is the default, nothing waits for a
 // clock. A replay isn't ticked.
 //
+// # Rooms
+//
+// Rooms are what the bus stands on, with data: the struct that programs begin with, in place of
+// the one that they wrote. A member has a method Sync, and is told to look at its room's
+// data when that has changed. Both can be used at once, on one clock: see [Rooms.OpenBus], and
+// docs/migrate.md for the way from there.
+//
 // # What it doesn't do
 //
 // Streams live in memory: they are gone at Close. One process can't reach another one's

@@ -25,39 +25,38 @@ func init() {
 		}
 		var tick time.Duration
 		if text, ok := params["tick"]; ok {
-			if tick, err = time.ParseDuration(text); err != nil || tick < 0 || tick > 0 && tick < time.Millisecond {
+			if tick, err = time.ParseDuration(text); err != nil || checkTick(tick) != nil {
 				return nil, fmt.Errorf("parameter %q is %q: want 0 or a duration from 1ms, such as 100ms", "tick", text)
 			}
 		}
-		return open(ctx, tick, o)
+		return open(ctx, newClock(tick, time.Now()), o)
 	})
 }
 
 // Open returns a bus in memory whose messages are delivered at the next tick, or at once
 // if tick is 0. Close it to end its goroutines.
 func Open(tick time.Duration, opts ...bus.OpenOption) (bus.Bus, error) {
-	if tick < 0 || tick > 0 && tick < time.Millisecond {
-		return nil, fmt.Errorf("membus: open: a tick is 0 or at least 1ms, not %s", tick)
+	if err := checkTick(tick); err != nil {
+		return nil, fmt.Errorf("membus: open: %w", err)
 	}
-	return open(context.Background(), tick, bus.NewOpenOptions(opts))
+	return open(context.Background(), newClock(tick, time.Now()), bus.NewOpenOptions(opts))
 }
 
-func open(ctx context.Context, tick time.Duration, o bus.OpenOptions) (bus.Bus, error) {
-	b := &backend{streams: map[string]*stream{}}
+func open(ctx context.Context, c *clock, o bus.OpenOptions) (bus.Bus, error) {
+	b := &backend{clock: c, streams: map[string]*stream{}, rooms: map[string]*members{}}
 	cfg := driver.Config{OpenOptions: o, Sole: true, Volatile: true}
-	if tick > 0 {
-		b.rooms = newRooms(tick)
-		cfg.Gate = func(pattern string, release func()) (ready, leave func()) {
-			m := b.rooms.join(pattern, release)
-			return m.room.markDirty, m.leave
-		}
+	if c.tick > 0 {
+		cfg.Gate = b.gate
 	}
 	return driver.New(ctx, b, cfg)
 }
 
 // backend keeps streams in memory and passes on what isn't captured.
 type backend struct {
-	rooms *rooms // nil: at once
+	clock *clock // also of Rooms, where the bus stands on some
+
+	roomsMu sync.Mutex
+	rooms   map[string]*members // the subscriptions of each pattern, where there are ticks
 
 	mu      sync.Mutex // before any stream's
 	streams map[string]*stream
@@ -68,6 +67,26 @@ type backend struct {
 }
 
 type listening struct{ sink driver.Sink }
+
+// gate makes a subscription a member of the room of its pattern, which exists while it has members.
+func (b *backend) gate(pattern string, release func()) (ready, leave func()) {
+	b.roomsMu.Lock()
+	defer b.roomsMu.Unlock()
+	room := b.rooms[pattern]
+	if room == nil {
+		room = newMembers(b.clock)
+		b.rooms[pattern] = room
+	}
+	m := &member{tell: release}
+	room.add(m)
+	return room.markDirty, func() {
+		b.roomsMu.Lock()
+		defer b.roomsMu.Unlock()
+		if room.remove(m) == 0 && b.rooms[pattern] == room {
+			delete(b.rooms, pattern)
+		}
+	}
+}
 
 func (b *backend) Limits() driver.Limits {
 	return driver.Limits{MaxPayload: maxPayload, StoredSize: storedSize}
@@ -215,9 +234,6 @@ func (b *backend) LastPerSubject(_ context.Context, s driver.Stream, q driver.Qu
 func (b *backend) Interrupt() {}
 
 func (b *backend) Close() error {
-	if b.rooms != nil {
-		b.rooms.stop()
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, s := range b.streams {

@@ -1,104 +1,199 @@
 package membus
 
 import (
+	"cmp"
+	"context"
+	"reflect"
+	"runtime/debug"
+	"slices"
 	"sync"
-	"time"
 )
 
-// rooms is the publish loop of rooms that share a clock. The clock runs only while a room
-// is dirty.
-type rooms struct {
-	tick  time.Duration
-	start time.Time
-
-	mu      sync.Mutex
-	byName  map[string]*room
-	dirty   []*room
-	timer   *time.Timer // not nil while a tick is due
-	stopped bool
+// Syncer is told that its room has changed, such as the page of a tab. What has changed it finds by Room.GetData.
+type Syncer interface {
+	// Sync is called by a room once at a time, on a goroutine of the member, and may use the room. While it runs,
+	// changes wait, and are told together by one more call. A member that is slow or blocked delays nobody else.
+	Sync()
 }
 
-// room is a set of members that are told together when something has changed.
-type room struct {
-	rooms   *rooms
-	name    string
-	members map[*member]struct{}
-	dirty   bool
+// Room has data and members.
+type Room[Data, User any] struct {
+	Name string // not to be changed
+
+	rooms   *Rooms[Data, User]
+	members *members
+
+	dataMu sync.RWMutex
+	data   Data
+
+	mu     sync.Mutex
+	visits map[Syncer]*visit[Data, User]
+	joins  uint64 // calls of Join
 }
 
-// member is told by a call of sync, which doesn't block.
-type member struct {
-	room *room
-	sync func()
+func newRoom[Data, User any](rs *Rooms[Data, User], c *clock, name string) *Room[Data, User] {
+	return &Room[Data, User]{Name: name, rooms: rs, members: newMembers(c), visits: map[Syncer]*visit[Data, User]{}}
 }
 
-func newRooms(tick time.Duration) *rooms {
-	return &rooms{tick: tick, start: time.Now(), byName: map[string]*room{}}
+// UpdateData calls fn with the room's data, to change it, and has the members told at the next tick. Other calls of UpdateData
+// and GetData wait meanwhile, so fn is quick and uses nothing of the room but its argument.
+func (r *Room[Data, User]) UpdateData(fn func(data *Data)) {
+	defer r.members.markDirty() // also of what a panic leaves half done
+	r.dataMu.Lock()
+	defer r.dataMu.Unlock()
+	fn(&r.data)
 }
 
-// join makes a member of the room of that name, which exists while it has members.
-func (r *rooms) join(name string, sync func()) *member {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	rm := r.byName[name]
-	if rm == nil {
-		rm = &room{rooms: r, name: name, members: map[*member]struct{}{}}
-		r.byName[name] = rm
+// GetData returns what subset makes of the room's data or, without one, all of it. What UpdateData has changed is seen at
+// once, without waiting for a tick.
+//
+// What is returned is a copy as assignments make it: the elements of slices and maps are shared with later calls of UpdateData.
+// If those change them in place, subset clones what it returns. subset only reads, may run concurrently with others,
+// and uses nothing of the room but its argument.
+func (r *Room[Data, User]) GetData(subset ...func(data *Data) Data) Data {
+	r.dataMu.RLock()
+	defer r.dataMu.RUnlock()
+	data := r.data
+	if len(subset) == 0 || subset[0] == nil {
+		return data
 	}
-	m := &member{room: rm, sync: sync}
-	rm.members[m] = struct{}{}
-	return m
+	return subset[0](&data)
 }
 
-// leave ends the membership. The member may be told once more.
-func (m *member) leave() {
-	rm, r := m.room, m.room.rooms
+// Join makes m a member until Leave, or until ctx ends, such as that of a tab. Join before you look at the data, and you miss
+// nothing. Members are told apart by themselves and not by user, so two of one name are two. One that joins again is still one
+// member, with the last user and ctx. Join panics if m is no pointer or other comparable value.
+//
+// Join and Leave don't tell the others; UpdateData does.
+func (r *Room[Data, User]) Join(ctx context.Context, user User, m Syncer) {
+	if !isComparable(m) {
+		panic("membus: Room.Join: members are told apart by ==, so a member is a pointer")
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	delete(rm.members, m)
-	if len(rm.members) == 0 && r.byName[rm.name] == rm {
-		delete(r.byName, rm.name)
+	r.joins++
+	join := r.joins
+	v := r.visits[m]
+	if v == nil {
+		v = &visit[Data, User]{room: r, syncer: m, first: join}
+		v.member.tell = v.tell
+		r.visits[m] = v
+		r.members.add(&v.member)
+	} else {
+		v.until()
+	}
+	v.user, v.last = user, join
+	v.until = context.AfterFunc(ctx, func() { r.leave(m, join) })
+}
+
+// Leave ends a membership, if there is one. A call of Sync may still be running, or just beginning; none follows.
+func (r *Room[Data, User]) Leave(m Syncer) {
+	if isComparable(m) {
+		r.leave(m, 0)
 	}
 }
 
-// markDirty has the members told at the next tick.
-func (rm *room) markDirty() {
-	r := rm.rooms
+func isComparable(m Syncer) bool { return m != nil && reflect.ValueOf(m).Comparable() }
+
+// leave ends a membership, unless m has joined again since the call of a number; 0: in any case.
+func (r *Room[Data, User]) leave(m Syncer, join uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if rm.dirty || r.stopped {
+	v := r.visits[m]
+	if v == nil || join != 0 && join != v.last {
 		return
 	}
-	rm.dirty = true
-	r.dirty = append(r.dirty, rm)
-	if r.timer == nil {
-		r.timer = time.AfterFunc(r.tick-time.Since(r.start)%r.tick, r.publish)
-	}
+	delete(r.visits, m)
+	v.until()
+	v.leave()
+	r.members.remove(&v.member)
 }
 
-// publish is one turn of the loop.
-func (r *rooms) publish() {
-	r.mu.Lock()
-	var members []*member
-	for _, rm := range r.dirty {
-		rm.dirty = false
-		for m := range rm.members {
-			members = append(members, m)
-		}
-	}
-	r.dirty, r.timer = nil, nil
-	r.mu.Unlock()
-	for _, m := range members {
-		m.sync()
-	}
-}
-
-// stop ends the clock: nobody is told any more.
-func (r *rooms) stop() {
+// Members returns the users of the members, in the order in which they have joined.
+func (r *Room[Data, User]) Members() []User {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.stopped = true
-	if r.timer != nil {
-		r.timer.Stop()
+	visits := make([]*visit[Data, User], 0, len(r.visits))
+	for _, v := range r.visits {
+		visits = append(visits, v)
 	}
+	slices.SortFunc(visits, func(x, y *visit[Data, User]) int { return cmp.Compare(x.first, y.first) })
+	users := make([]User, len(visits))
+	for i, v := range visits {
+		users[i] = v.user
+	}
+	return users
+}
+
+// visit is a membership. It has a goroutine only while there is something to tell.
+type visit[Data, User any] struct {
+	room   *Room[Data, User]
+	syncer Syncer
+	member member
+
+	// Under the room's lock.
+	user        User
+	first, last uint64      // the numbers of its calls of Join
+	until       func() bool // stops watching the context of the last one
+
+	mu      sync.Mutex
+	running bool // a goroutine calls Sync
+	dirty   bool // Sync is to be called
+	left    bool
+}
+
+func (v *visit[Data, User]) tell() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.dirty = true
+	if !v.running {
+		v.running = true
+		go v.run()
+	}
+}
+
+func (v *visit[Data, User]) leave() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.left = true
+}
+
+// run calls Sync until there is nothing to tell.
+func (v *visit[Data, User]) run() {
+	finished := false
+	defer func() {
+		if !finished { // Sync has ended its goroutine
+			go v.run()
+		}
+	}()
+	for v.due() {
+		v.sync()
+	}
+	finished = true
+}
+
+// due reports whether Sync is to be called now.
+func (v *visit[Data, User]) due() bool {
+	stopped := v.room.members.isStopped()
+	v.mu.Lock()
+	dirty := v.dirty && !v.left
+	v.running = dirty && !stopped
+	if v.running {
+		v.dirty = false
+	}
+	running := v.running
+	v.mu.Unlock()
+	if dirty && stopped {
+		v.room.members.markDirty() // Start will tell
+	}
+	return running
+}
+
+func (v *visit[Data, User]) sync() {
+	defer func() {
+		if r := recover(); r != nil {
+			v.room.rooms.report(v.room.Name, r, debug.Stack())
+		}
+	}()
+	v.syncer.Sync()
 }
