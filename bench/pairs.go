@@ -37,6 +37,14 @@ var pairs = []pair{
 		about: "acknowledged publishes of 64 goroutines; floor: js.Publish, naming the stream as ours does",
 	},
 	{
+		name: "natsbus/sync-always-1", unit: "µs", less: true, open: openSyncLatency,
+		about: "ack-1 where the disk has what is acknowledged (sync=always); floor: js.Publish to a server with SyncAlways. TMPDIR must be on a disk",
+	},
+	{
+		name: "natsbus/sync-always-64", unit: "messages/s", open: openSyncThroughput,
+		about: "ack-64 where the disk has what is acknowledged; floor: as before",
+	},
+	{
 		name: "natsbus/live-p50", unit: "µs", less: true, open: openLive(0.5, time.Second),
 		about: "median from publish to handler at 500 messages/s; floor: an ordered consumer's Consume, publisher on its own connection",
 	},

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"time"
+
+	"github.com/jitney-go/jitney/bus"
 )
 
 // openLatency is the median time of one goroutine's publish until it is acknowledged.
@@ -11,7 +13,19 @@ func openLatency(e *env) (ours, floor side, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	n := e.size(10_000, 20)
+	return e.latency(e.size(10_000, 20), b, r)
+}
+
+// openSyncLatency is the same where what is acknowledged is on the disk.
+func openSyncLatency(e *env) (ours, floor side, err error) {
+	b, r, err := e.syncSides()
+	if err != nil {
+		return nil, nil, err
+	}
+	return e.latency(e.size(1000, 20), b, r)
+}
+
+func (e *env) latency(n int, b bus.Bus, r *raw) (ours, floor side, err error) {
 	measure := func(p publish) side {
 		data, times := make([]byte, payload), make([]float64, n)
 		return func(ctx context.Context) (float64, error) {
@@ -34,8 +48,20 @@ func openThroughput(e *env) (ours, floor side, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	return e.throughput(e.size(1000, 5), b, r)
+}
+
+// openSyncThroughput is the same where what is acknowledged is on the disk.
+func openSyncThroughput(e *env) (ours, floor side, err error) {
+	b, r, err := e.syncSides()
+	if err != nil {
+		return nil, nil, err
+	}
+	return e.throughput(e.size(200, 5), b, r)
+}
+
+func (e *env) throughput(each int, b bus.Bus, r *raw) (ours, floor side, err error) {
 	const goroutines = 64
-	each := e.size(1000, 5)
 	measure := func(p publish) side {
 		return func(ctx context.Context) (float64, error) {
 			start := time.Now()

@@ -33,7 +33,11 @@ func logger() *slog.Logger {
 
 // openBus opens natsbus in dir, with the stream.
 func openBus(ctx context.Context, dir string) (bus.Bus, error) {
-	b, err := natsbus.Open(ctx, dir, bus.WithLogger(logger()))
+	return openConfig(ctx, natsbus.Config{Dir: dir})
+}
+
+func openConfig(ctx context.Context, c natsbus.Config) (bus.Bus, error) {
+	b, err := c.Open(ctx, bus.WithLogger(logger()))
 	if err != nil {
 		return nil, err
 	}
@@ -44,8 +48,11 @@ func openBus(ctx context.Context, dir string) (bus.Bus, error) {
 }
 
 // newBus opens natsbus in a directory of its own until the pair is done.
-func (e *env) newBus() (bus.Bus, error) {
-	b, err := openBus(e.ctx, e.dir())
+func (e *env) newBus() (bus.Bus, error) { return e.newConfig(natsbus.Config{}) }
+
+func (e *env) newConfig(c natsbus.Config) (bus.Bus, error) {
+	c.Dir = e.dir()
+	b, err := openConfig(e.ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -66,9 +73,9 @@ type raw struct {
 	js     jetstream.JetStream
 }
 
-// startRaw starts a server with the options of natsbus (bus/natsbus/server.go).
-func startRaw(dir string) (*raw, error) {
-	s, err := server.NewServer(&server.Options{
+// startRaw starts a server with the options of natsbus (bus/natsbus/server.go), which set may change.
+func startRaw(dir string, set ...func(*server.Options)) (*raw, error) {
+	opts := &server.Options{
 		ServerName:             "floor",
 		DontListen:             true,
 		NoSigs:                 true,
@@ -78,7 +85,11 @@ func startRaw(dir string) (*raw, error) {
 		StoreDir:               dir,
 		SyncInterval:           100 * time.Millisecond,
 		MaxPayload:             1<<20 + 4<<10,
-	})
+	}
+	for _, f := range set {
+		f(opts)
+	}
+	s, err := server.NewServer(opts)
 	if err != nil {
 		return nil, err
 	}
@@ -118,8 +129,8 @@ func (r *raw) stream(ctx context.Context) (jetstream.Stream, error) {
 }
 
 // newRaw starts a server with the stream, in a directory of its own, until the pair is done.
-func (e *env) newRaw() (*raw, jetstream.Stream, error) {
-	r, err := startRaw(e.dir())
+func (e *env) newRaw(set ...func(*server.Options)) (*raw, jetstream.Stream, error) {
+	r, err := startRaw(e.dir(), set...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -136,6 +147,16 @@ func (e *env) newSides() (bus.Bus, *raw, jetstream.Stream, error) {
 	}
 	r, s, err := e.newRaw()
 	return b, r, s, err
+}
+
+// syncSides does both so that what is acknowledged is on the disk.
+func (e *env) syncSides() (bus.Bus, *raw, error) {
+	b, err := e.newConfig(natsbus.Config{Sync: natsbus.SyncAlways})
+	if err != nil {
+		return nil, nil, err
+	}
+	r, _, err := e.newRaw(func(o *server.Options) { o.SyncAlways = true })
+	return b, r, err
 }
 
 // secondConn is another connection to the server of r, until the pair is done.
