@@ -44,9 +44,12 @@ func NewPublishOptions(opts []PublishOption) PublishOptions {
 	return o
 }
 
-// WithHeader adds values under key; given several times it adds to them. The values are copied.
+// WithHeader adds values under key, if any; given several times it adds to them. The values are copied.
 func WithHeader(key string, values ...string) PublishOption {
 	return publishOption(func(o *PublishOptions) {
+		if len(values) == 0 {
+			return // on the wire a key without a value is nothing
+		}
 		if o.Header == nil {
 			o.Header = Header{}
 		}

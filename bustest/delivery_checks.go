@@ -156,8 +156,8 @@ func headersRoundTrip(c *C) {
 		for k, values := range want {
 			opts = append(opts, bus.WithHeader(k, values...))
 		}
-		c.publish(b, c.subject(kind), "with", opts...)
-		c.publish(b, c.subject(kind), "without")
+		c.publish(b, c.subject(kind), "with", append(opts, bus.WithHeader("X-None"))...)
+		c.publish(b, c.subject(kind), "without", bus.WithHeader("X-None")) // no value: no header
 		with, without := c.awaitText(h, "with").msg, c.awaitText(h, "without").msg
 		if len(with.Header) != len(want) {
 			c.Errorf("%s: %d keys became %d: %q", kind, len(want), len(with.Header), with.Header)
