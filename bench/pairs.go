@@ -30,11 +30,11 @@ var pairs = []pair{
 	},
 	{
 		name: "natsbus/ack-1", unit: "µs", less: true, open: openLatency,
-		about: "median of one goroutine's acknowledged publish; floor: js.Publish, naming the stream as ours does",
+		about: "median of one goroutine's acknowledged publish; floor: js.Publish",
 	},
 	{
 		name: "natsbus/ack-64", unit: "messages/s", open: openThroughput,
-		about: "acknowledged publishes of 64 goroutines; floor: js.Publish, naming the stream as ours does",
+		about: "acknowledged publishes of 64 goroutines; floor: js.Publish",
 	},
 	{
 		name: "natsbus/sync-always-1", unit: "µs", less: true, open: openSyncLatency,

@@ -177,10 +177,9 @@ func (r *raw) publish(ctx context.Context, subject string, data []byte) error {
 	return publishTo(r.js)(ctx, subject, data)
 }
 
-// publishTo names the stream, as natsbus does: the server then refuses what another stream captures.
 func publishTo(js jetstream.JetStream) publish {
 	return func(ctx context.Context, subject string, data []byte) error {
-		_, err := js.Publish(ctx, subject, data, jetstream.WithExpectStream(streamName))
+		_, err := js.Publish(ctx, subject, data)
 		return err
 	}
 }

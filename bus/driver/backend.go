@@ -125,6 +125,7 @@ type Publication struct {
 type Ack struct {
 	Sequence  uint64 // 0 when Duplicate and not known any more
 	Duplicate bool
+	Stream    *Stream // that has stored it, where another one captures the subject now; nil: as it was asked for
 }
 
 // Query says what to read.

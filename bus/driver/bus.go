@@ -308,6 +308,10 @@ func (b *Bus) append(ctx context.Context, s Stream, p *Publication, o *bus.Publi
 	if err != nil {
 		return err
 	}
+	if ack.Stream != nil {
+		s = *ack.Stream
+		b.Changed()
+	}
 	if ack.Sequence > 0 {
 		raise(b.ackedOf(s), ack.Sequence)
 	}

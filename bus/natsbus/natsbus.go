@@ -120,9 +120,9 @@ type backend struct {
 	tails     map[*tail]struct{}
 	shares    map[*groupShare]struct{}
 	lastKnown map[string]driver.Stream // for streams whose leader can't be asked
-	waitings  map[*waiting]struct{}    // running Appends
 	report    func(bus.Problem)        // to the hook of the bus; nil while it is being opened
-	calls     context.Context          // of running Appends
+	acks      acks
+	calls     context.Context // of Appends that wait for the disk
 	endCalls  context.CancelCauseFunc
 
 	watch    *nats.Subscription
@@ -167,7 +167,6 @@ func newBackend(log *slog.Logger) *backend {
 		tails:     map[*tail]struct{}{},
 		shares:    map[*groupShare]struct{}{},
 		lastKnown: map[string]driver.Stream{},
-		waitings:  map[*waiting]struct{}{},
 		stopPoll:  make(chan struct{}),
 	}
 	b.calls, b.endCalls = context.WithCancelCause(context.Background())
@@ -185,18 +184,27 @@ func (b *backend) dial(url string, opts []nats.Option) error {
 			if errors.Is(err, nats.ErrPermissionViolation) {
 				b.forbidden(err)
 			}
-		}),
-		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
-			if !nc.IsClosed() && err != nil {
-				b.log.Warn("natsbus: connection lost", "error", err)
-			}
 		}))
+	lost := func(nc *nats.Conn, err error) {
+		if !nc.IsClosed() && err != nil {
+			b.log.Warn("natsbus: connection lost", "error", err)
+		}
+	}
 	var err error
-	b.nc, err = nats.Connect(url, append(opts, nats.ReconnectHandler(func(*nats.Conn) { b.reconnected() }))...)
+	b.nc, err = nats.Connect(url, append(opts,
+		nats.ReconnectHandler(func(*nats.Conn) { b.reconnected() }),
+		nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+			lost(nc, err)
+			b.acks.fail(unknown(fmt.Errorf("%w: the connection was lost before an acknowledgement came", bus.ErrUnavailable)), everyone)
+		}))...)
 	if err != nil {
 		return err
 	}
-	if b.rc, err = nats.Connect(url, opts...); err != nil {
+	if err := b.acks.listen(b); err != nil {
+		b.nc.Close()
+		return err
+	}
+	if b.rc, err = nats.Connect(url, append(opts, nats.DisconnectErrHandler(lost))...); err != nil {
 		b.nc.Close()
 	}
 	return err
@@ -300,6 +308,7 @@ func (b *backend) Interrupt() { b.interrupt(bus.ErrClosed) }
 func (b *backend) interrupt(reason error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.acks.fail(unknown(reason), everyone)
 	b.endCalls(reason)
 	b.calls, b.endCalls = context.WithCancelCause(context.Background())
 }
