@@ -122,8 +122,6 @@ type backend struct {
 	lastKnown map[string]driver.Stream // for streams whose leader can't be asked
 	report    func(bus.Problem)        // to the hook of the bus; nil while it is being opened
 	acks      acks
-	calls     context.Context // of Appends that wait for the disk
-	endCalls  context.CancelCauseFunc
 
 	watch    *nats.Subscription
 	stopPoll chan struct{}
@@ -136,6 +134,7 @@ func open(ctx context.Context, e *embedded, o bus.OpenOptions) (bus.Bus, error) 
 	}
 	b := newBackend(o.Logger)
 	b.server = e
+	e.groupCommit(b.acks.settle)
 	opts := []nats.Option{nats.InProcessServer(e)}
 	if e.token != "" {
 		opts = append(opts, nats.Token(e.token))
@@ -169,7 +168,6 @@ func newBackend(log *slog.Logger) *backend {
 		lastKnown: map[string]driver.Stream{},
 		stopPoll:  make(chan struct{}),
 	}
-	b.calls, b.endCalls = context.WithCancelCause(context.Background())
 	return b
 }
 
@@ -305,13 +303,7 @@ func (b *backend) health(ctx context.Context) error {
 func (b *backend) Interrupt() { b.interrupt(bus.ErrClosed) }
 
 // interrupt ends the running Appends for a reason.
-func (b *backend) interrupt(reason error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.acks.fail(unknown(reason), everyone)
-	b.endCalls(reason)
-	b.calls, b.endCalls = context.WithCancelCause(context.Background())
-}
+func (b *backend) interrupt(reason error) { b.acks.fail(unknown(reason), everyone) }
 
 // Close implements driver.Backend.
 func (b *backend) Close() error {

@@ -33,10 +33,11 @@ type embedded struct {
 	level  syncLevel
 	log    *slog.Logger
 
-	lock   *os.File
-	disk   *disk
-	lives  *lives
-	server *server.Server
+	lock    *os.File
+	disk    *disk
+	commits *commits // nil: no publish waits for the disk
+	lives   *lives
+	server  *server.Server
 
 	config    *server.JetStreamConfig
 	interrupt func(reason error) // ends what waits for the store
@@ -62,7 +63,7 @@ func (e *embedded) start(ctx context.Context) error {
 		StoreDir:               e.dir,
 		JetStreamMaxStore:      noLimit, // by default it is what was free at the start, however much is free later
 		SyncInterval:           e.level.interval,
-		SyncAlways:             e.level.always && !groupCommit,
+		SyncAlways:             e.level.always && !canGroupCommit,
 		MaxPayload:             maxPayload + reserve,
 		Authorization:          e.token,
 	}
@@ -217,6 +218,9 @@ func (e *embedded) stop() error {
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
 		e.server = nil
+	}
+	if e.commits != nil {
+		e.commits.forget()
 	}
 	var err error
 	if e.disk != nil {
