@@ -36,7 +36,8 @@ func command(t *testing.T, args ...string) (cmd *exec.Cmd, temporary string) {
 	t.Helper()
 	temporary = t.TempDir()
 	cmd = exec.Command(os.Args[0], args...)
-	cmd.Env = append(os.Environ(), asCommand+"=1", "TMPDIR="+temporary, "TEMP="+temporary, "TMP="+temporary)
+	cmd.Env = append(os.Environ(), asCommand+"=1", "TMPDIR="+temporary, "TEMP="+temporary, "TMP="+temporary,
+		"GORACE=atexit_sleep_ms=10") // a second otherwise, for each of many processes
 	cmd.Dir = t.TempDir()
 	return cmd, temporary
 }
@@ -174,6 +175,7 @@ func (p *phase) check(t *testing.T, tabsPerRoom int) {
 }
 
 func TestMain_comparesBuses(t *testing.T) {
+	t.Parallel()
 	r := run(t, append(tiny, "-bus", "mem:?tick=100ms", "-bus", "nats:", "-bus", "nats:here/a?sync=fast", "-json", "-svg", "x.svg"), "x.svg")
 	require.Zero(t, r.status, r.stderr)
 	require.Empty(t, r.stderr)
@@ -211,6 +213,7 @@ func TestMain_comparesBuses(t *testing.T) {
 }
 
 func TestMain_showsATable(t *testing.T) {
+	t.Parallel()
 	r := run(t, append(tiny, "-bus", "mem:", "-bus", "nats:{dir}"))
 	require.Zero(t, r.status, r.stderr)
 	require.Empty(t, r.stderr)
@@ -226,6 +229,7 @@ func TestMain_showsATable(t *testing.T) {
 }
 
 func TestMain_comparesTheBusesOfTheExampleIfNoneAreGiven(t *testing.T) {
+	t.Parallel()
 	rep := figures(t, run(t, append(tiny, "-json")))
 	require.Equal(t, "mem:?tick=100ms", rep.Buses[0].Bus)
 	require.Equal(t, "nats:", rep.Buses[1].Bus)
@@ -233,6 +237,7 @@ func TestMain_comparesTheBusesOfTheExampleIfNoneAreGiven(t *testing.T) {
 }
 
 func TestMain_saysWhichBusLosesOrRepeats(t *testing.T) {
+	t.Parallel()
 	r := run(t, append(tiny, "-bus", "losing:", "-bus", "mem:", "-bus", "twice:", "-json"))
 	require.Equal(t, 1, r.status)
 	rep := figures(t, r)
@@ -258,6 +263,7 @@ func TestMain_saysWhichBusLosesOrRepeats(t *testing.T) {
 }
 
 func TestMain_countsWhatIsLostAtAKill(t *testing.T) {
+	t.Parallel()
 	r := run(t, append(tiny, "-bus", "forgetful:{dir}", "-json"))
 	require.Zero(t, r.status, r.stderr)
 	f := figures(t, r).Buses[0]
@@ -266,6 +272,7 @@ func TestMain_countsWhatIsLostAtAKill(t *testing.T) {
 }
 
 func TestMain_goesOnWhenABusCannotBeMeasuredToTheEnd(t *testing.T) {
+	t.Parallel()
 	r := run(t, append(tiny, "-bus", "dying:", "-bus", "mem:", "-json", "-svg", "x.svg"), "x.svg")
 	require.Equal(t, 1, r.status)
 	rep := figures(t, r)
@@ -284,12 +291,14 @@ func TestMain_goesOnWhenABusCannotBeMeasuredToTheEnd(t *testing.T) {
 }
 
 func TestMain_tellsOfPublishesThatFailed(t *testing.T) {
+	t.Parallel()
 	r := run(t, append(tiny, "-bus", "refusing:", "-json"))
 	require.Equal(t, 1, r.status)
 	require.Contains(t, figures(t, r).Buses[0].Error, "unavailable", "the rooms can't be filled")
 }
 
 func TestMain_refusesBadUseBeforeItMeasures(t *testing.T) {
+	t.Parallel()
 	taken := filepath.Join(t.TempDir(), "taken")
 	require.NoError(t, os.WriteFile(taken, nil, 0o600))
 	for _, c := range []struct {
@@ -329,6 +338,7 @@ func TestMain_refusesBadUseBeforeItMeasures(t *testing.T) {
 }
 
 func TestMain_keepsAnOldPictureUntilThereIsANewOne(t *testing.T) {
+	t.Parallel()
 	old := filepath.Join(t.TempDir(), "old.svg")
 	require.NoError(t, os.WriteFile(old, []byte("old"), 0o600))
 	require.Equal(t, 2, run(t, []string{"-svg", old, "-bus", "nowhere:"}).status)
@@ -342,6 +352,7 @@ func TestMain_keepsAnOldPictureUntilThereIsANewOne(t *testing.T) {
 }
 
 func TestMain_explainsItself(t *testing.T) {
+	t.Parallel()
 	r := run(t, []string{"-h"})
 	require.Zero(t, r.status)
 	require.Empty(t, r.stderr)
@@ -390,6 +401,7 @@ func ensureOwn(t *testing.T, url string) {
 }
 
 func TestMain_leavesNothingOnAServer(t *testing.T) {
+	t.Parallel()
 	url := strings.Replace(startServer(t, "me", "secret"), "nats://", "nats://me:secret@", 1)
 	ensureOwn(t, url)
 	r := run(t, append(tiny, "-bus", url, "-json", "-svg", "x.svg"), "x.svg")
@@ -410,6 +422,7 @@ func TestMain_leavesNothingOnAServer(t *testing.T) {
 }
 
 func TestMain_namesWhatItCannotRemove(t *testing.T) {
+	t.Parallel()
 	url := startServer(t, "", "")
 	r := run(t, append(tiny, "-bus", strings.Replace(url, "nats://", "keeping://", 1)))
 	require.Equal(t, 1, r.status)
@@ -439,6 +452,7 @@ func underWay(t *testing.T) (cmd *exec.Cmd, temporary string, stderr *bytes.Buff
 }
 
 func TestMain_endsCleanlyByASignal(t *testing.T) {
+	t.Parallel()
 	if runtime.GOOS == "windows" {
 		t.Skip("there, no process can be sent an interrupt")
 	}
@@ -454,6 +468,7 @@ func TestMain_endsCleanlyByASignal(t *testing.T) {
 }
 
 func TestMain_itsProcessesEndWithIt(t *testing.T) {
+	t.Parallel()
 	cmd, _, _ := underWay(t)
 	require.NoError(t, cmd.Process.Kill())
 	ended := make(chan error, 1)
