@@ -193,6 +193,11 @@ func TestRedacted_hidesSecrets(t *testing.T) {
 		"mem:?tick=100ms":                 "mem:?tick=100ms",
 		"nats://user:hu/sh@host:4222":     "nats://xxxxx@host:4222",
 		"nats:./data?listen=x&token=hush": "nats:./data?listen=x&token=xxxxx",
+		"nats:./d?leaf-token=hush&x":      "nats:./d?leaf-token=xxxxx&x",
+		"nats:?leaf=nats://u:hush@h:1&a=": "nats:?leaf=nats://xxxxx@h:1&a=",
+		"nats:./a@b?servers=u:hush@h:1":   "nats:./a@b?servers=xxxxx@h:1",
+		"nats:./d?%74oken=hush&token-%=x": "nats:./d?%74oken=xxxxx&token-%=x",
+		"nats:./d?secret-file=/run/hush":  "nats:./d?secret-file=/run/hush",
 		"not a URL":                       "not a URL",
 	} {
 		require.Equal(t, want, bus.Redacted(url))

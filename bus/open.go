@@ -103,24 +103,44 @@ func wanted() string {
 }
 
 // Redacted hides the secrets of a bus URL for a log, also of one that doesn't parse: user
-// and password, and parameters that are named token, password or secret.
+// and password, and parameters whose names end in token, password or secret.
 func Redacted(rawURL string) string {
 	place, query, hasQuery := strings.Cut(rawURL, "?")
-	if before, after, found := strings.Cut(place, "//"); found {
-		// The last '@', since a password may hold a slash.
-		if i := strings.LastIndex(after, "@"); i >= 0 {
-			place = before + "//xxxxx" + after[i:]
-		}
+	if strings.Contains(place, "//") {
+		place = redactedUser(place) // a directory may hold '@'
 	}
 	if !hasQuery {
 		return place
 	}
 	params := strings.Split(query, "&")
 	for i, param := range params {
-		switch name, _, _ := strings.Cut(param, "="); name {
-		case "token", "password", "secret":
-			params[i] = name + "=xxxxx"
+		raw, value, assigned := strings.Cut(param, "=")
+		name, err := url.QueryUnescape(raw)
+		if err != nil {
+			name = raw
+		}
+		switch {
+		case slices.ContainsFunc([]string{"token", "password", "secret"}, func(end string) bool { return strings.HasSuffix(name, end) }):
+			params[i] = raw + "=xxxxx"
+		case assigned:
+			params[i] = raw + "=" + redactedUser(value)
 		}
 	}
 	return place + "?" + strings.Join(params, "&")
+}
+
+// redactedUser hides what stands before the last '@', since a password may hold a slash.
+func redactedUser(place string) string {
+	scheme, rest, found := strings.Cut(place, "//")
+	if !found {
+		scheme, rest = "", place
+	}
+	i := strings.LastIndex(rest, "@")
+	if i < 0 {
+		return place
+	}
+	if found {
+		scheme += "//"
+	}
+	return scheme + "xxxxx" + rest[i:]
 }

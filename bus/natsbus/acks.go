@@ -45,7 +45,6 @@ type waiter struct {
 	subject string
 	since   int // sweeps
 	told    chan answer
-	commit  *commit // that counts on it; nil: none, or it has its answer
 }
 
 // answer is what became of a publish.
@@ -85,10 +84,7 @@ func (a *acks) begin(w *waiter) (token uint64, reply string) {
 func (a *acks) forget(token uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	w, unanswered := a.waiting[token]
-	if unanswered {
-		w.arrive()
-	}
+	_, unanswered := a.waiting[token]
 	delete(a.waiting, token)
 	return unanswered
 }
@@ -113,67 +109,21 @@ func (a *acks) receive(m *nats.Msg) {
 			high = 0
 		}
 	}
-	a.store(a.answers)
+	for _, x := range a.answers {
+		a.settle(x)
+	}
 	clear(a.answers)
 	a.answers = a.answers[:0]
 }
 
-// store has those who are told of a message wait for the disk, if the level says so, and settles the others.
-func (a *acks) store(answers []answer) {
-	commits := a.b.commits()
-	if commits == nil {
-		a.settle(answers)
-		return
-	}
+// settle tells the waiter of an answer, if it still waits.
+func (a *acks) settle(x answer) {
 	a.mu.Lock()
-	for _, x := range answers {
-		if w := a.waiting[x.token]; w != nil {
-			w.arrive()
-		}
-	}
+	w := a.waiting[x.token]
+	delete(a.waiting, x.token)
 	a.mu.Unlock()
-	for i, x := range answers {
-		if x.err == nil {
-			commits.of(x.stream).add(x)
-		} else {
-			a.settle(answers[i : i+1])
-		}
-	}
-}
-
-// settle tells the waiters of answers, as far as they still wait.
-func (a *acks) settle(answers []answer) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, x := range answers {
-		if w := a.waiting[x.token]; w != nil {
-			delete(a.waiting, x.token)
-			w.arrive()
-			w.told <- x
-		}
-	}
-}
-
-// wait returns the answer, or that the outcome is unknown when ctx ends first. w isn't used any more.
-func (a *acks) wait(ctx context.Context, token uint64, w *waiter) (x answer) {
-	select {
-	case x = <-w.told:
-	case <-ctx.Done():
-		if a.forget(token) {
-			x.err = unknown(ctx.Err())
-		} else {
-			x = <-w.told // it was just being told
-		}
-	}
-	waiters.Put(w)
-	return x
-}
-
-// arrive says that the commit needn't count on w any more.
-func (w *waiter) arrive() {
-	if w.commit != nil {
-		w.commit.coming.Add(-1)
-		w.commit = nil
+	if w != nil {
+		w.told <- x
 	}
 }
 
@@ -188,7 +138,6 @@ func (a *acks) fail(err error, about func(w *waiter) bool) (found bool) {
 		if about(w) {
 			found = true
 			delete(a.waiting, token)
-			w.arrive()
 			w.told <- answer{err: err}
 		}
 	}
@@ -199,7 +148,11 @@ func (a *acks) fail(err error, about func(w *waiter) bool) (found bool) {
 func (a *acks) expire() {
 	a.mu.Lock()
 	a.sweeps++
-	oldest := a.sweeps - int(ackTimeout/sweepEvery)
+	patience := ackTimeout
+	if a.b.elects {
+		patience = resendAfter
+	}
+	oldest := a.sweeps - int(patience/sweepEvery)
 	if len(a.waiting) > 0 {
 		a.sweep.Reset(sweepEvery)
 	} else {

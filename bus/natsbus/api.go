@@ -2,9 +2,9 @@ package natsbus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -13,11 +13,25 @@ import (
 	"github.com/jitney-go/jitney/bus/driver"
 )
 
+// defaultAPI is before the calls of JetStream's API.
+const defaultAPI = "$JS.API."
+
+// inDomain has the calls go to a domain of JetStream.
+func (b *backend) inDomain(domain string) {
+	if domain != "" {
+		b.api = "$JS." + domain + ".API."
+	}
+}
+
+// call is the subject of a call in the domain.
+func (b *backend) call(subject string) string { return b.api + strings.TrimPrefix(subject, defaultAPI) }
+
 // askTimeout bounds a question whose caller set no deadline.
 const askTimeout = 5 * time.Second
 
 // The server's error codes that mean something to us (server/errors.json of nats-server).
 const (
+	codeNoPeers            = 10005
 	codeNoQuorum           = 10008
 	codeConsumerNameInUse  = 10013
 	codeConsumerNotFound   = 10014
@@ -35,6 +49,7 @@ const (
 	codeNotEnabledForUser  = 10076
 	codeStoreFailed        = 10077
 	codeConsumerExists     = 10148
+	codeInProcess          = 10158
 	codeWrongLastSequence2 = 10164
 )
 
@@ -62,52 +77,13 @@ func (e *apiError) Unwrap() error {
 		return bus.ErrConflict
 	case codeNotEnabledForUser:
 		return bus.ErrForbidden
-	case codeNoQuorum, codeInsufficient, codeNotEnabled, codeResources, codeStoreFailed:
+	case codeNoPeers, codeNoQuorum, codeInsufficient, codeNotEnabled, codeResources, codeStoreFailed:
 		return bus.ErrUnavailable
 	}
 	if e.Status >= 500 {
 		return bus.ErrUnavailable
 	}
 	return nil
-}
-
-// ask asks the server's JetStream API on the connection for questions.
-func (b *backend) ask(ctx context.Context, subject string, request, answer any) error {
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, askTimeout)
-		defer cancel()
-	}
-	var body []byte
-	if request != nil {
-		var err error
-		if body, err = json.Marshal(request); err != nil {
-			return err
-		}
-	}
-	if err := b.storeFailure(); err != nil {
-		return err
-	}
-	m, err := b.rc.RequestWithContext(ctx, subject, body)
-	if err != nil {
-		return connectionError(ctx, err)
-	}
-	if err := b.storeFailure(); err != nil {
-		return err // while the store is opened again its streams seem to be gone
-	}
-	var failure struct {
-		Error *apiError `json:"error"`
-	}
-	if err := json.Unmarshal(m.Data, &failure); err != nil {
-		return fmt.Errorf("the server's answer to %s can't be read: %w", subject, err)
-	}
-	if failure.Error != nil {
-		return failure.Error
-	}
-	if answer == nil {
-		return nil
-	}
-	return json.Unmarshal(m.Data, answer)
 }
 
 // storeFailure is what is wrong with the embedded server.

@@ -1,5 +1,5 @@
-// Package natsbus is a bus on NATS: an embedded server with JetStream in this process, or
-// a client of a server elsewhere. Import it for its URL scheme:
+// Package natsbus is a bus on NATS: an embedded server with JetStream in this process, alone, as a member of a cluster
+// or as a leaf of one, or a client of a server elsewhere. Import it for its URL scheme:
 //
 //	b, err := bus.Open(ctx, "nats:./data/chat")   // embedded, stores in ./data/chat
 //	b, err := bus.Open(ctx, "nats:")              // embedded, stores in ./data/nats
@@ -8,9 +8,61 @@
 // # The embedded server
 //
 // It is reached through memory and listens on nothing, unless the URL says
-// ?listen=127.0.0.1:4222; beyond loopback that needs &token=SECRET, which clients then give.
+// ?listen=127.0.0.1:4222. Beyond loopback that needs a token, which clients then give, and a certificate
+// (&token-file=FILE&tls-cert=FILE&tls-key=FILE), or tls=off where the network is to be trusted.
 // Its directory is private to the user and belongs to one process at a time: a second one
 // is bus.ErrLocked. (The server itself would let both in, and they would lose each other's messages.)
+//
+// # A cluster
+//
+// Three or more programs, each with an embedded server, that hold together what is stored:
+//
+//	nats:./data?cluster=chat&member=n1&secret-file=F&route-listen=h1:6222&routes=h1:6222,h2:6222,h3:6222&tls-cert=F&tls-key=F&tls-ca=F
+//	nats:./data?cluster=chat&member=n2&secret-file=F&route-listen=h2:6222&routes=h1:6222,h2:6222,h3:6222&tls-cert=F&tls-key=F&tls-ca=F
+//	nats:./data?cluster=chat&member=n3&secret-file=F&route-listen=h3:6222&routes=h1:6222,h2:6222,h3:6222&tls-cert=F&tls-key=F&tls-ca=F
+//
+// A publish returns when more than half of the members that hold the stream have the message: with three, one may die
+// and nothing is lost. A stream that the bus creates has three replicas, or &replicas=N. When a leader dies, publishing waits for the
+// election of another one, 4 to 12 seconds, and goes on: a message whose outcome isn't known meanwhile is sent again
+// under the same ID, within the time of the context (20 s where it has none, and never beyond the stream's duplicate
+// window). A member that is cut off from more than half of the others says bus.ErrUnavailable for
+// captured subjects, to publishers and new subscribers; what isn't captured goes on. A stop by Close hands over at once.
+//
+// All members must be up when the cluster starts for the first time; Open waits for them. A member keeps its name and its directory: a
+// store of another member or of a server that stood alone is refused. (A cluster would delete the streams of one that
+// did.) To take a store into a cluster, copy it: see package bus/migrate. The members know each other by the secret, and by certificates of
+// the authority tls-ca where they listen beyond loopback. Where addresses change, Cluster.Peers finds the members.
+//
+// # A leaf
+//
+// An embedded server that stores nothing, of a cluster whose members have &leaf-listen=h1:7422&token-file=F, or of
+// another NATS with leaf nodes and a JetStream domain:
+//
+//	nats:?leaf=h1:7422,h2:7422&domain=chat&leaf-token-file=F&tls-ca=F
+//
+// Streams are the hub's, all in the one domain that is named, so every program at every leaf sees one and the same log;
+// a domain of its own at the edge would be another log under the same subjects. While the hub is away captured subjects are bus.ErrUnavailable; what
+// isn't captured goes on between those who are at the leaf. A program that must store while it is cut off stands
+// alone, and passes on what it has stored: bus/migrate follows one bus and writes another. The domain of a cluster
+// made of this package is its name.
+//
+// # A client
+//
+// Of a server elsewhere, with what it wants to know:
+//
+//	nats://user@h1:4222?password-file=F       (or user:password@)
+//	nats://h1:4222?token-file=F               (or token@)
+//	nats://h1:4222?nkey=F                     a file with the seed
+//	nats://h1:4222?creds=F                    a file with JWT and seed
+//	nats://h1:4222?tls-ca=F                   encrypted; tls-ca=system trusts whom the machine does
+//	nats://h1:4222?tls-cert=F&tls-key=F&tls-ca=F
+//	nats://h1:4222?servers=h2:4222,h3:4222    others to try at the start
+//	nats://h1:4222?replicas=3                 of the streams that are created here; 1 by default
+//	nats://h1:4222?domain=hub                 another JetStream domain than the server's
+//
+// Each token, password and secret can be given as such, as NAME-file (a file that holds it) or as NAME-env (a variable
+// of the environment): a command line is seen by all users of a machine. bus.Redacted hides them. Certificates are read again at each
+// connect. What a URL can't say, Config and Client can: a tls.Config, a function that signs, one that finds the members.
 //
 // # What is acknowledged
 //
@@ -18,8 +70,9 @@
 // file. That survives a kill of the process. What survives a crash of the machine is chosen by
 // the URL of an embedded server, or Config.Sync: with ?sync=100ms, the default, files are synced every 100 ms,
 // so that the last messages may be lost; with ?sync=fast every two minutes, as is JetStream's default; with
-// ?sync=always a publish returns when the disk has the message (one sync of the stream's files serves all who wait; on Windows
-// the server syncs each message). New streams and what a closed bus leaves are synced in each case.
+// ?sync=always a publish returns when the disk has the message (one sync serves all who wait: on Linux by syncfs,
+// elsewhere the server syncs each message). New streams and what a closed bus leaves are synced in each case.
+// In a cluster the level is the server's own on each member: with ?sync=always all that acknowledge have synced.
 // On a server elsewhere it is as that server is configured.
 //
 // When the disk is full, publishing is bus.ErrUnavailable at once, naming the file, and Health says so. The

@@ -33,6 +33,10 @@ func TestMain(m *testing.M) {
 		serve(addr, os.Getenv(serveDir))
 		return
 	}
+	if url := os.Getenv(memberURL); url != "" {
+		beMember(url)
+		return
+	}
 	if url := os.Getenv(writeURL); url != "" {
 		write(url)
 		return
@@ -137,7 +141,7 @@ func TestOpen_saysWhatIsWrong(t *testing.T) {
 		"nats://127.0.0.1:1":                              "is the server running",
 		"nats://127.0.0.1:1/path":                         "has no path",
 		"nats://127.0.0.1:1?x=1":                          `unknown parameter "x"`,
-		"nats://127.0.0.1:1?sync=always":                  "is for the embedded server",
+		"nats://127.0.0.1:1?sync=always":                  `parameter "sync" is for an embedded server`,
 		"nats:" + dir + "?sync=1ms":                       "from 10ms",
 		"nats:a#b":                                        "'#'",
 	} {

@@ -184,7 +184,7 @@ func (p *groupShare) askLocked() {
 		p.heard = time.Now()
 	}
 	p.asked += n // also if it can't be sent: then nothing is heard
-	err := p.b.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+p.stream.Config.Name+"."+p.consumer, p.inbox, []byte(request))
+	err := p.b.nc.PublishRequest(p.b.call("$JS.API.CONSUMER.MSG.NEXT."+p.stream.Config.Name+"."+p.consumer), p.inbox, []byte(request))
 	if err != nil && p.b.nc.IsConnected() {
 		p.b.log.Warn("natsbus: asking for a group's messages", "group", p.group.Name, "error", err)
 	}
@@ -335,7 +335,7 @@ func (p *groupShare) Through(ctx context.Context, upTo uint64) (bool, error) {
 		return false, err
 	}
 	// What the consumer says to be pending lags behind what is stored.
-	next, err := p.b.get(ctx, p.stream.Config.Name, getRequest{Seq: info.Delivered.Sequence + 1, Next: p.group.Pattern, Batch: 1})
+	next, err := p.b.getThrough(ctx, p.stream.Config.Name, getRequest{Seq: info.Delivered.Sequence + 1, Next: p.group.Pattern, Batch: 1}, upTo)
 	if err != nil {
 		return false, err
 	}

@@ -142,23 +142,7 @@ func (l *lives) save(open bool) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(l.dir, livesFile)
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	dir, err := os.Open(l.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return replaceFile(filepath.Join(l.dir, livesFile), text)
 }
 
 // epoch of a stream that was created at a time.

@@ -2,15 +2,17 @@ package natsbus
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/jitney-go/jitney/bus"
@@ -30,68 +32,6 @@ func init() {
 	bus.Register("nats", openURL)
 }
 
-func openURL(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error) {
-	if u.Host != "" {
-		if u.Path != "" && u.Path != "/" {
-			return nil, fmt.Errorf("a server's URL has no path (%s); a directory is written nats:%s", u.Path, u.Path)
-		}
-		if _, own := u.Query()["sync"]; own {
-			return nil, fmt.Errorf("parameter %q is for the embedded server: elsewhere the server's own configuration decides", "sync")
-		}
-		if _, err := driver.Params(u); err != nil {
-			return nil, err
-		}
-		return connect(ctx, u, o)
-	}
-	params, err := driver.Params(u, "listen", "token", "sync")
-	if err != nil {
-		return nil, err
-	}
-	c := Config{Dir: u.Opaque, Listen: params["listen"], Token: params["token"]}
-	if c.Dir == "" {
-		c.Dir = u.Path
-	}
-	if c.Sync, err = parseSync(params["sync"]); err != nil {
-		return nil, err
-	}
-	return c.open(ctx, o)
-}
-
-// Config is an embedded server. A URL says the same (nats:DIR?listen=HOST:PORT&token=SECRET&sync=LEVEL), so that
-// it can be chosen at start-up.
-type Config struct {
-	Dir    string        // where it stores; empty: ./data/nats
-	Listen string        // HOST:PORT on which others can reach it; empty: nothing
-	Token  string        // what they must give; needed beyond loopback
-	Sync   time.Duration // how soon the disk has what is acknowledged; 0: 100ms. See SyncAlways
-}
-
-// Open returns a bus on the embedded server. Errors: bus.ErrLocked when another process has the directory,
-// bus.ErrUnavailable when the store doesn't work; others name the field that is wrong or the directory that can't be used.
-func (c Config) Open(ctx context.Context, opts ...bus.OpenOption) (bus.Bus, error) {
-	b, err := c.open(ctx, bus.NewOpenOptions(opts))
-	if err != nil {
-		return nil, fmt.Errorf("natsbus: open %s: %w", c.Dir, err)
-	}
-	return b, nil
-}
-
-func (c Config) open(ctx context.Context, o bus.OpenOptions) (bus.Bus, error) {
-	if c.Dir == "" {
-		c.Dir = defaultDir
-	}
-	level, err := newSyncLevel(c.Sync)
-	if err != nil {
-		return nil, err
-	}
-	return open(ctx, &embedded{dir: c.Dir, listen: c.Listen, token: c.Token, level: level, log: o.Logger}, o)
-}
-
-// Open returns a bus on an embedded server that stores in dir and listens on nothing: Config with the rest left out.
-func Open(ctx context.Context, dir string, opts ...bus.OpenOption) (bus.Bus, error) {
-	return Config{Dir: dir}.Open(ctx, opts...)
-}
-
 // natsBus is what Open returns.
 type natsBus struct {
 	*driver.Bus
@@ -106,68 +46,100 @@ func (b *natsBus) Health(ctx context.Context) error {
 	return nil
 }
 
+// Subscribe implements bus.Bus.
+func (b *natsBus) Subscribe(ctx context.Context, pattern string, handler bus.Handler, opts ...bus.SubscribeOption) (bus.Subscription, error) {
+	s, err := b.Bus.Subscribe(ctx, pattern, handler, opts...)
+	return s, b.backend.explained(err)
+}
+
+// EnsureStreams implements bus.Bus.
+func (b *natsBus) EnsureStreams(ctx context.Context, streams ...bus.StreamConfig) error {
+	return b.backend.explained(b.Bus.EnsureStreams(ctx, streams...))
+}
+
 // backend is two connections to a server: one keeps the order of what is published and
 // received, the other one asks, so that a long answer holds up no publish.
 type backend struct {
-	server *embedded // nil: elsewhere
-	shared bool      // others may change the streams
-	log    *slog.Logger
-	nc     *nats.Conn
-	rc     *nats.Conn
+	node     *embedded // the server in this process; nil: it is elsewhere
+	server   *embedded // node, if the store is its alone; otherwise nil
+	shared   bool      // others may change the streams
+	replicas int       // of streams that are created here
+	api      string    // before the calls of JetStream's API
+	elects   bool      // the servers are a cluster's, and choose leaders
+	log      *slog.Logger
+	nc       *nats.Conn
+	rc       *nats.Conn
 
-	mu        sync.Mutex
-	listens   map[*listen]struct{}
-	tails     map[*tail]struct{}
-	shares    map[*groupShare]struct{}
-	lastKnown map[string]driver.Stream // for streams whose leader can't be asked
-	report    func(bus.Problem)        // to the hook of the bus; nil while it is being opened
-	acks      acks
+	mu         sync.Mutex
+	listens    map[*listen]struct{}
+	tails      map[*tail]struct{}
+	shares     map[*groupShare]struct{}
+	lastKnown  map[string]driver.Stream // for streams whose leader can't be asked
+	replicated map[string]bool          // streams that more than one server holds
+	report     func(bus.Problem)        // to the hook of the bus; nil while it is being opened
+	acks       acks
+	calls      context.Context // of Appends that wait for the disk
+	endCalls   context.CancelCauseFunc
+
+	ids      string // before the number of a call: no other backend has it
+	nextCall atomic.Uint64
+	trouble  atomic.Pointer[error] // why the last question had no answer; nil: it had one
+	known    sync.Map              // stream to *atomic.Uint64: a sequence that it has stored, at least
 
 	watch    *nats.Subscription
 	stopPoll chan struct{}
 	polled   sync.WaitGroup
 }
 
-func open(ctx context.Context, e *embedded, o bus.OpenOptions) (bus.Bus, error) {
-	if err := e.start(ctx); err != nil {
+// open starts the server and makes a bus on it.
+func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOptions) (bus.Bus, error) {
+	if err := e.start(ctx, opts); err != nil {
 		return nil, err
 	}
 	b := newBackend(o.Logger)
-	b.server = e
-	e.groupCommit(b.acks.settle)
-	opts := []nats.Option{nats.InProcessServer(e)}
-	if e.token != "" {
-		opts = append(opts, nats.Token(e.token))
+	b.node = e
+	shared := e.cfg.Listen != "" || e.cfg.LeafListen != ""
+	switch {
+	case e.cfg.Cluster != nil:
+		b.replicas, shared = e.cfg.Cluster.Replicas, true
+	case e.cfg.Leaf != nil:
+		b.replicas, shared = max(1, e.cfg.Leaf.Replicas), true
+		b.inDomain(e.cfg.Domain)
+	default:
+		b.server = e
 	}
-	err := b.dial("", opts)
-	if err != nil {
+	dial := []nats.Option{nats.InProcessServer(e)}
+	if opts.Authorization != "" {
+		dial = append(dial, nats.Token(opts.Authorization))
+	}
+	if err := b.dial("", dial); err != nil {
 		return nil, errors.Join(err, e.stop())
 	}
-	e.watch(b.interrupt, b.renew)
-	return b.run(ctx, o, e.listen != "")
-}
-
-func connect(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error) {
-	b := newBackend(o.Logger)
-	timeout := 5 * time.Second
-	if deadline, ok := ctx.Deadline(); ok {
-		timeout = max(time.Until(deadline)/2, time.Millisecond) // there are two connections
+	if b.server != nil {
+		e.watch(b.interrupt, b.renew)
+	} else {
+		e.background.Go(func() { e.watchPeers(b.reconnected) })
+		if err := b.await(ctx); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
 	}
-	if err := b.dial(u.String(), []nats.Option{nats.Timeout(timeout)}); err != nil {
-		return nil, fmt.Errorf("%w: %s: is the server running, and are the user and password right?", bus.ErrUnavailable, err)
-	}
-	return b.run(ctx, o, true)
+	return b.run(ctx, o, shared)
 }
 
 func newBackend(log *slog.Logger) *backend {
 	b := &backend{
-		log:       log,
-		listens:   map[*listen]struct{}{},
-		tails:     map[*tail]struct{}{},
-		shares:    map[*groupShare]struct{}{},
-		lastKnown: map[string]driver.Stream{},
-		stopPoll:  make(chan struct{}),
+		log:        log,
+		replicas:   1,
+		api:        defaultAPI,
+		ids:        rand.Text()[:16] + "-",
+		listens:    map[*listen]struct{}{},
+		tails:      map[*tail]struct{}{},
+		shares:     map[*groupShare]struct{}{},
+		lastKnown:  map[string]driver.Stream{},
+		replicated: map[string]bool{},
+		stopPoll:   make(chan struct{}),
 	}
+	b.calls, b.endCalls = context.WithCancelCause(context.Background())
 	return b
 }
 
@@ -205,6 +177,7 @@ func (b *backend) dial(url string, opts []nats.Option) error {
 	if b.rc, err = nats.Connect(url, append(opts, nats.DisconnectErrHandler(lost))...); err != nil {
 		b.nc.Close()
 	}
+	b.elects = b.node != b.server || err == nil && b.nc.ConnectedClusterName() != ""
 	return err
 }
 
@@ -254,6 +227,7 @@ func (b *backend) reconnected() {
 		l.sink.Lost()
 	}
 	b.mu.Unlock()
+	b.rerouted()
 	b.renew()
 }
 
@@ -303,7 +277,13 @@ func (b *backend) health(ctx context.Context) error {
 func (b *backend) Interrupt() { b.interrupt(bus.ErrClosed) }
 
 // interrupt ends the running Appends for a reason.
-func (b *backend) interrupt(reason error) { b.acks.fail(unknown(reason), everyone) }
+func (b *backend) interrupt(reason error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.acks.fail(unknown(reason), everyone)
+	b.endCalls(reason)
+	b.calls, b.endCalls = context.WithCancelCause(context.Background())
+}
 
 // Close implements driver.Backend.
 func (b *backend) Close() error {
@@ -311,8 +291,8 @@ func (b *backend) Close() error {
 	b.polled.Wait()
 	b.nc.Close()
 	b.rc.Close()
-	if b.server != nil {
-		return b.server.stop()
+	if b.node != nil {
+		return b.node.stop()
 	}
 	return nil
 }

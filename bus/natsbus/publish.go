@@ -19,22 +19,27 @@ const (
 	headerExpected = "Nats-Expected-Last-Subject-Sequence"
 )
 
+var errInterrupted = fmt.Errorf("%w: no connection to the server", bus.ErrUnavailable)
+
 // Append implements driver.Backend.
 func (b *backend) Append(ctx context.Context, s driver.Stream, p *driver.Publication) (driver.Ack, error) {
 	h, err := ownHeader(s, p)
 	if err != nil {
 		return driver.Ack{}, err
 	}
-	x := b.publish(ctx, s.Config.Name, p, h)
+	x := b.deliver(ctx, s, p, h)
 	if errors.Is(x.err, bus.ErrConflict) && p.ID != "" {
 		// The server looks at the expected sequence first: this may be a repetition of what has succeeded.
 		if seq, found := b.findID(ctx, s, p); found {
 			b.reached(s.Config.Name, seq)
-			x = b.synced(ctx, answer{stream: s.Config.Name, ack: driver.Ack{Sequence: seq, Duplicate: true}})
+			x = answer{stream: s.Config.Name, ack: driver.Ack{Sequence: seq, Duplicate: true}}
 		}
 	}
 	if x.err == nil && x.stream != s.Config.Name {
 		x.ack.Stream, x.err = b.holder(ctx, x.stream)
+	}
+	if x.err == nil {
+		x.err = b.synced(ctx)
 	}
 	return x.ack, x.err
 }
@@ -53,33 +58,44 @@ func ownHeader(s driver.Stream, p *driver.Publication) (nats.Header, error) {
 		h[headerStream] = []string{s.Config.Name}
 		h[headerExpected] = []string{strconv.FormatUint(p.ExpectLast, 10)}
 	}
-	// The stream stores these, too.
+	return h, fits(s, p, h)
+}
+
+// fits says that the stream can't hold p with its header, of which it stores all.
+func fits(s driver.Stream, p *driver.Publication, h nats.Header) error {
 	if limit := s.Config.MaxBytes; limit > 0 {
 		if size := storedSize(p.Subject, bus.Header(h), p.Data); size > limit {
-			return nil, fmt.Errorf("%w (stored it takes %d bytes, stream %s holds %d)", bus.ErrTooLarge, size, s.Config.Name, limit)
+			return fmt.Errorf("%w (stored it takes %d bytes, stream %s holds %d)", bus.ErrTooLarge, size, s.Config.Name, limit)
 		}
 	}
-	return h, nil
+	return nil
 }
 
 // publish sends p and waits for what a stream says to it.
-func (b *backend) publish(ctx context.Context, stream string, p *driver.Publication, h nats.Header) answer {
+func (b *backend) publish(ctx context.Context, p *driver.Publication, h nats.Header) answer {
+	if err := b.storeFailure(); err != nil {
+		return answer{err: err} // it wouldn't answer
+	}
 	w := waiters.Get().(*waiter)
 	w.subject = p.Subject
-	if commits := b.commits(); commits != nil {
-		w.commit = commits.of(stream)
-		w.commit.coming.Add(1)
-	}
 	token, reply := b.acks.begin(w)
-	err := b.storeFailure() // it wouldn't answer
-	if err == nil {
-		err = b.send(p, reply, h)
-	}
+	err := b.send(p, reply, h)
 	if err != nil && b.acks.forget(token) {
 		waiters.Put(w)
 		return answer{err: err}
 	}
-	return b.acks.wait(ctx, token, w)
+	var x answer
+	select {
+	case x = <-w.told:
+	case <-ctx.Done():
+		if b.acks.forget(token) {
+			x.err = unknown(ctx.Err())
+		} else {
+			x = <-w.told // it was just being told
+		}
+	}
+	waiters.Put(w)
+	return x
 }
 
 // send hands p to the connection. reply, if not "", is where its stream is to answer.
@@ -91,7 +107,7 @@ func (b *backend) send(p *driver.Publication, reply string, h nats.Header) error
 	case errors.Is(err, nats.ErrMaxPayload):
 		return fmt.Errorf("%w: with its header it exceeds the server's limit of %d bytes", bus.ErrTooLarge, b.nc.MaxPayload())
 	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting):
-		return fmt.Errorf("%w: no connection to the server", bus.ErrUnavailable)
+		return errInterrupted
 	case errors.Is(err, nats.ErrConnectionClosed):
 		return bus.ErrClosed
 	}
@@ -111,6 +127,9 @@ func (b *backend) holder(ctx context.Context, name string) (*driver.Stream, erro
 // reached marks that somebody knows a sequence.
 func (b *backend) reached(stream string, sequence uint64) {
 	if b.server == nil {
+		known := b.knownOf(stream)
+		for old := known.Load(); old < sequence && !known.CompareAndSwap(old, sequence); old = known.Load() {
+		}
 		return
 	}
 	if err := b.server.lives.reached(stream, sequence); err != nil {
@@ -121,10 +140,14 @@ func (b *backend) reached(stream string, sequence uint64) {
 // findID looks for a message of the same ID among all that the stream has stored within
 // the window: IDs are the stream's, whatever the subject.
 func (b *backend) findID(ctx context.Context, s driver.Stream, p *driver.Publication) (seq uint64, found bool) {
+	st, err := b.State(ctx, s.Config.Name)
+	if err != nil || st.Epoch != s.Epoch {
+		return 0, false
+	}
 	oldest := time.Now().Add(-s.Config.Duplicates)
 	next := getRequest{StartTime: &oldest, Next: ">", Batch: 256}
 	for {
-		r, err := b.get(ctx, s.Config.Name, next)
+		r, err := b.getThrough(ctx, s.Config.Name, next, st.Last)
 		if err != nil || len(r.messages) == 0 {
 			return 0, false
 		}

@@ -34,6 +34,7 @@ type getResult struct {
 	ids      map[uint64]string
 	pending  uint64 // how many more match
 	guessed  bool   // pending only says whether to ask again
+	call     string // of the last message: see callHeader
 }
 
 var errTooMany = errors.New("more subjects than the server lists at once")
@@ -74,7 +75,7 @@ func (b *backend) getDirect(ctx context.Context, stream string, r getRequest) (*
 	if err := sub.SetPendingLimits(-1, -1); err != nil {
 		return nil, err
 	}
-	if err := b.rc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, body); err != nil {
+	if err := b.rc.PublishRequest(b.call("$JS.API.DIRECT.GET."+stream), inbox, body); err != nil {
 		return nil, connectionError(ctx, err)
 	}
 	result := &getResult{ids: map[uint64]string{}}
@@ -96,7 +97,7 @@ func (b *backend) getDirect(ctx context.Context, stream string, r getRequest) (*
 				return nil, errTooMany
 			case "204":
 				result.pending, err = strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64)
-				if err != nil {
+				if err != nil || m.Header.Get("Nats-Last-Sequence") != strconv.FormatUint(result.last(), 10) {
 					return nil, errReply
 				}
 				return result, nil
@@ -107,6 +108,9 @@ func (b *backend) getDirect(ctx context.Context, stream string, r getRequest) (*
 		at, err2 := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
 		if err != nil || err2 != nil {
 			return nil, errReply
+		}
+		if previous := m.Header.Get("Nats-Last-Sequence"); previous != "" && previous != strconv.FormatUint(result.last(), 10) {
+			return nil, errReply // one has got lost between two servers
 		}
 		result.add(m.Header.Get("Nats-Subject"), seq, at, m.Data, m.Header)
 	}
@@ -152,6 +156,7 @@ func (b *backend) getOne(ctx context.Context, stream string, r getRequest) (*get
 func (r *getResult) add(subject string, seq uint64, at time.Time, data []byte, h nats.Header) {
 	if id := h.Get(nats.MsgIdHdr); id != "" {
 		r.ids[seq] = id
+		r.call = h.Get(callHeader)
 	}
 	r.messages = append(r.messages, &bus.Message{
 		Subject: subject, Data: data[:len(data):len(data)], Header: header(h), Time: at, Cursor: bus.NewCursor("-", seq),
@@ -167,7 +172,7 @@ func stamp(messages []*bus.Message, epoch string) {
 
 // Read implements driver.Backend.
 func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
-	r, err := b.get(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: q.Pattern, Batch: q.MaxMsgs, MaxBytes: q.MaxBytes})
+	r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: q.Pattern, Batch: q.MaxMsgs, MaxBytes: q.MaxBytes}, q.UpTo)
 	if err != nil {
 		return driver.Batch{}, err
 	}
@@ -178,6 +183,12 @@ func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (dr
 	}
 	if b.epoch(info) != s.Epoch {
 		return driver.Batch{}, driver.ErrEpoch
+	}
+	if info.State.Last < q.UpTo {
+		return driver.Batch{}, errNoLeader // one that was the leader has answered
+	}
+	if b.isReplicated(s.Config.Name) && info.first() <= q.UpTo {
+		r.newer(info.first())
 	}
 	c := &info.Config
 	if info.State.Deleted > 0 && c.MaxMsgsPerSubject <= 0 {
@@ -216,7 +227,7 @@ func (r *getResult) batch(q driver.Query, epoch string) driver.Batch {
 // readHoles reads everything and matches here: where messages were deleted from the middle
 // of a stream, only the sequence of all shows what is missing.
 func (b *backend) readHoles(ctx context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
-	r, err := b.get(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: ">", Batch: q.MaxMsgs, MaxBytes: q.MaxBytes})
+	r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: ">", Batch: q.MaxMsgs, MaxBytes: q.MaxBytes}, q.UpTo)
 	if err != nil {
 		return driver.Batch{}, err
 	}
@@ -251,7 +262,7 @@ func (b *backend) Seek(ctx context.Context, s driver.Stream, q driver.Query) (ui
 
 func (b *backend) seek(ctx context.Context, s driver.Stream, q driver.Query) (uint64, error) {
 	if !q.Since.IsZero() {
-		r, err := b.get(ctx, s.Config.Name, getRequest{StartTime: &q.Since, Next: q.Pattern, Batch: 1})
+		r, err := b.getThrough(ctx, s.Config.Name, getRequest{StartTime: &q.Since, Next: q.Pattern, Batch: 1}, q.UpTo)
 		if err != nil {
 			return 0, err
 		}
@@ -269,7 +280,7 @@ func (b *backend) seek(ctx context.Context, s driver.Stream, q driver.Query) (ui
 func (b *backend) seekLast(ctx context.Context, s driver.Stream, q driver.Query) (uint64, error) {
 	guessed := false
 	from := func(seq uint64) (first, count uint64, err error) {
-		r, err := b.get(ctx, s.Config.Name, getRequest{Seq: seq, Next: q.Pattern, Batch: 1})
+		r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: seq, Next: q.Pattern, Batch: 1}, q.UpTo)
 		if err != nil || len(r.messages) == 0 {
 			return 0, 0, err
 		}
@@ -284,7 +295,7 @@ func (b *backend) seekLast(ctx context.Context, s driver.Stream, q driver.Query)
 	if err != nil || count == 0 || first > q.UpTo {
 		return q.UpTo, err
 	}
-	if guessed {
+	if guessed || b.isReplicated(s.Config.Name) && count <= uint64(q.N)+behind { // the counts may be of replicas that lag behind
 		return b.countBack(ctx, s, q, first)
 	}
 	lo, hi := first, q.UpTo+1 // at least N from lo on, if there are as many; fewer from hi on
@@ -320,7 +331,7 @@ func (b *backend) countBack(ctx context.Context, s driver.Stream, q driver.Query
 		read := q
 		read.After, read.MaxMsgs, read.MaxBytes = near-1, 1000, 1<<20
 		for read.After < q.UpTo {
-			r, err := b.get(ctx, s.Config.Name, getRequest{Seq: read.After + 1, Next: q.Pattern, Batch: read.MaxMsgs, MaxBytes: read.MaxBytes})
+			r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: read.After + 1, Next: q.Pattern, Batch: read.MaxMsgs, MaxBytes: read.MaxBytes}, q.UpTo)
 			if err != nil {
 				return 0, err
 			}
@@ -363,7 +374,7 @@ func (b *backend) LastPerSubject(ctx context.Context, s driver.Stream, q driver.
 func (b *backend) lastPerSubject(ctx context.Context, s driver.Stream, q driver.Query) ([]*bus.Message, error) {
 	var all []*bus.Message
 	for after := uint64(0); ; {
-		r, err := b.get(ctx, s.Config.Name, getRequest{Seq: after + 1, Last: []string{q.Pattern}, UpTo: q.UpTo})
+		r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: after + 1, Last: []string{q.Pattern}, UpTo: q.UpTo}, q.UpTo)
 		if errors.Is(err, errTooMany) {
 			return b.lastByReading(ctx, s, q)
 		}
@@ -384,7 +395,7 @@ func (b *backend) lastByReading(ctx context.Context, s driver.Stream, q driver.Q
 	last := map[string]*bus.Message{}
 	q.After, q.MaxMsgs, q.MaxBytes = 0, 1000, 4<<20
 	for q.After < q.UpTo {
-		r, err := b.get(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: q.Pattern, Batch: q.MaxMsgs, MaxBytes: q.MaxBytes})
+		r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: q.Pattern, Batch: q.MaxMsgs, MaxBytes: q.MaxBytes}, q.UpTo)
 		if err != nil {
 			return nil, err
 		}

@@ -150,11 +150,14 @@ type tail struct {
 	ctx    context.Context // ends with the tail
 	done   chan struct{}
 
+	removing sync.WaitGroup // of earlier consumers
+
 	mu       sync.Mutex
 	run      int    // what an earlier consumer still delivers is dropped
 	after    uint64 // everything up to here has been delivered
 	consumed uint64 // the consumer's own count
 	heard    time.Time
+	mark     uint64 // what was known to be stored when it was last looked
 	sub      *nats.Subscription
 	name     string
 }
@@ -181,6 +184,7 @@ func (b *backend) Tail(ctx context.Context, s driver.Stream, after uint64, sink 
 		quit()
 		<-t.done
 		t.remove()
+		t.removing.Wait()
 	}, nil
 }
 
@@ -195,7 +199,11 @@ func (t *tail) again() {
 // keep replaces the consumer when it was told to or has heard nothing for too long.
 func (t *tail) keep() {
 	defer close(t.done)
-	tick := time.NewTicker(heartbeat)
+	every := heartbeat
+	if t.b.elects {
+		every = readOnEvery
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		select {
@@ -206,13 +214,15 @@ func (t *tail) keep() {
 			t.mu.Lock()
 			silent := time.Since(t.heard) > 3*heartbeat
 			t.mu.Unlock()
+			if t.b.elects && t.lags() {
+				t.readOn(t.ctx)
+			}
 			if !silent || !t.b.nc.IsConnected() {
 				continue
 			}
 		}
-		t.remove()
 		ctx, cancel := context.WithTimeout(t.ctx, askTimeout)
-		err := t.start(ctx)
+		err := t.anew(ctx)
 		cancel()
 		switch {
 		case err == nil:
@@ -276,19 +286,26 @@ func (t *tail) start(ctx context.Context) error {
 }
 
 // remove ends the consumer, here and at the server, which otherwise keeps it.
-func (t *tail) remove() {
+func (t *tail) remove() { t.removeThere(t.removeHere()) }
+
+// removeHere returns the name that the consumer has at the server.
+func (t *tail) removeHere() string {
 	t.mu.Lock()
 	t.run++
 	sub, name := t.sub, t.name
 	t.sub, t.name = nil, ""
 	t.mu.Unlock()
 	if sub == nil || t.b.nc.IsClosed() {
-		return
+		return ""
 	}
 	if err := sub.Unsubscribe(); err != nil {
 		t.b.log.Warn("natsbus: unsubscribe", "stream", t.stream.Config.Name, "error", err)
 	}
-	if !t.b.rc.IsConnected() {
+	return name
+}
+
+func (t *tail) removeThere(name string) {
+	if name == "" || !t.b.rc.IsConnected() {
 		return // the server removes it by itself
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)

@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -27,17 +26,15 @@ const (
 
 // embedded is a NATS server in this process.
 type embedded struct {
-	dir    string
-	listen string // HOST:PORT; empty: nothing
-	token  string
-	level  syncLevel
-	log    *slog.Logger
+	cfg   Config
+	dir   string
+	level syncLevel
+	log   *slog.Logger
 
-	lock    *os.File
-	disk    *disk
-	commits *commits // nil: no publish waits for the disk
-	lives   *lives
-	server  *server.Server
+	lock   *os.File
+	disk   *disk
+	lives  *lives
+	server *server.Server
 
 	config    *server.JetStreamConfig
 	interrupt func(reason error) // ends what waits for the store
@@ -45,62 +42,36 @@ type embedded struct {
 	stopping  chan struct{}
 	healing   sync.WaitGroup
 
+	background sync.WaitGroup // what else ends with stopping
+
 	mu       sync.Mutex
 	fatal    string // what the server would have ended the process for
 	critical string // a write that failed, until the store works again
+
+	lastError string // that the server has logged, about whatever
 }
 
 // InProcessConn implements nats.InProcessConnProvider.
 func (e *embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
 
-func (e *embedded) start(ctx context.Context) error {
-	opts := &server.Options{
-		ServerName:             "jitney",
-		DontListen:             true,
-		NoSigs:                 true, // signals are the program's
-		DisableJetStreamBanner: true,
-		JetStream:              true,
-		StoreDir:               e.dir,
-		JetStreamMaxStore:      noLimit, // by default it is what was free at the start, however much is free later
-		SyncInterval:           e.level.interval,
-		SyncAlways:             e.level.always && !canGroupCommit,
-		MaxPayload:             maxPayload + reserve,
-		Authorization:          e.token,
-	}
-	if err := e.listenOn(opts); err != nil {
-		return err
-	}
-	if err := e.lockDir(); err != nil {
-		return err
-	}
-	var err error
-	if e.disk, err = openDisk(e.dir); err == nil {
-		err = e.run(ctx, opts)
-	}
-	if err != nil {
-		return errors.Join(err, e.stop())
-	}
-	return nil
-}
-
-// listenOn makes the server listen where it was asked to, and never beyond loopback without a token.
-func (e *embedded) listenOn(opts *server.Options) error {
-	if e.listen == "" {
-		if e.token != "" {
-			return fmt.Errorf("parameter %q needs parameter %q: the server listens on nothing", "token", "listen")
+func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.stop())
 		}
-		return nil
+	}()
+	if opts.JetStream {
+		if err := e.lockDir(); err != nil {
+			return err
+		}
+		if err := e.claim(); err != nil {
+			return err
+		}
+		if e.disk, err = openDisk(e.dir); err != nil {
+			return err
+		}
 	}
-	host, portText, err := net.SplitHostPort(e.listen)
-	port, errPort := strconv.ParseUint(portText, 10, 16)
-	if err != nil || errPort != nil || port == 0 {
-		return fmt.Errorf("parameter %q is %q: want HOST:PORT, such as 127.0.0.1:4222", "listen", e.listen)
-	}
-	if !isLoopback(host) && e.token == "" {
-		return fmt.Errorf("parameter %q is %q, which others can reach: give a token, too (&token=SECRET), or listen on 127.0.0.1", "listen", e.listen)
-	}
-	opts.DontListen, opts.Host, opts.Port = false, host, int(port)
-	return nil
+	return e.run(ctx, opts)
 }
 
 // lockDir takes the directory for this process. The server doesn't: two of them on one
@@ -126,11 +97,10 @@ func (e *embedded) lockDir() error {
 	}
 	e.lock = f
 	if err := f.Truncate(0); err != nil {
-		return errors.Join(storeError(e.dir, err), e.stop())
+		return storeError(e.dir, err)
 	}
-	// The second line marks a store that a cluster must not take for its own.
-	if _, err := f.WriteAt(fmt.Appendf(nil, "process %d\nstandalone\n", os.Getpid()), 0); err != nil {
-		return errors.Join(storeError(e.dir, err), e.stop())
+	if _, err := f.WriteAt(fmt.Appendf(nil, "process %d\n", os.Getpid()), 0); err != nil {
+		return storeError(e.dir, err)
 	}
 	return nil
 }
@@ -164,6 +134,15 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 			return err
 		}
 		return fmt.Errorf("%w: the embedded server isn't ready after %s", bus.ErrUnavailable, timeout.Round(time.Millisecond))
+	}
+	switch {
+	case e.cfg.Leaf != nil:
+		return nil
+	case e.cfg.Cluster != nil:
+		if e.cfg.Cluster.Peers != nil {
+			e.background.Go(func() { e.follow(opts) })
+		}
+		return nil
 	}
 	e.config = s.JetStreamConfig()
 	streams, err := e.streams()
@@ -215,12 +194,10 @@ func (e *embedded) stop() error {
 	if e.server != nil {
 		close(e.stopping)
 		e.healing.Wait()
+		e.background.Wait()
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
 		e.server = nil
-	}
-	if e.commits != nil {
-		e.commits.forget()
 	}
 	var err error
 	if e.disk != nil {
@@ -243,26 +220,46 @@ func (e *embedded) stop() error {
 // The server's logger, on slog. Fatalf must not end the process.
 
 func (e *embedded) Noticef(format string, args ...any) {
-	e.log.Debug("nats-server: " + fmt.Sprintf(format, args...))
+	e.log.Debug("nats-server: " + e.redacted(fmt.Sprintf(format, args...)))
 }
 func (e *embedded) Debugf(string, ...any) {}
 func (e *embedded) Tracef(string, ...any) {}
 func (e *embedded) Warnf(format string, args ...any) {
-	e.log.Warn("nats-server: " + fmt.Sprintf(format, args...))
+	e.log.Warn("nats-server: " + e.redacted(fmt.Sprintf(format, args...)))
 }
 
 func (e *embedded) Errorf(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	text := e.redacted(fmt.Sprintf(format, args...))
 	e.log.Error("nats-server: " + text)
 	if isWriteFailure(text) {
 		e.writeFailed(text)
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lastError = text
 }
 
 func (e *embedded) Fatalf(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
+	text := e.redacted(fmt.Sprintf(format, args...))
 	e.log.Error("nats-server: " + text)
 	e.mu.Lock()
 	e.fatal = text
 	e.mu.Unlock()
+}
+
+// redacted takes the secrets out of what the server says, which may be a URL.
+func (e *embedded) redacted(text string) string {
+	secrets := []string{e.cfg.Token}
+	if e.cfg.Cluster != nil {
+		secrets = append(secrets, e.cfg.Cluster.Secret)
+	}
+	if e.cfg.Leaf != nil {
+		secrets = append(secrets, e.cfg.Leaf.Login.Token, e.cfg.Leaf.Login.Password)
+	}
+	for _, secret := range secrets {
+		if secret != "" {
+			text = strings.ReplaceAll(text, secret, "xxxxx")
+		}
+	}
+	return text
 }

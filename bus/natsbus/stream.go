@@ -24,11 +24,13 @@ type streamConfig struct {
 	MaxMsgsPerSubject int64             `json:"max_msgs_per_subject"`
 	Duplicates        time.Duration     `json:"duplicate_window"`
 	AllowDirect       bool              `json:"allow_direct"`
+	Replicas          int               `json:"num_replicas"`
 	Metadata          map[string]string `json:"metadata"`
 }
 
 type streamInfo struct {
 	Config  streamConfig `json:"config"`
+	Cluster *clusterInfo `json:"cluster"`
 	Created time.Time    `json:"created"`
 	Now     time.Time    `json:"ts"` // by the server's clock
 	State   struct {
@@ -97,7 +99,11 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 				continue
 			}
 			s := b.stream(&page.Streams[i])
+			if old, ok := b.lastKnown[s.Config.Name]; ok && old.Epoch != s.Epoch {
+				b.known.Delete(s.Config.Name)
+			}
 			b.lastKnown[s.Config.Name] = s
+			b.replicated[s.Config.Name] = page.Streams[i].Config.Replicas > 1
 			streams = append(streams, s)
 		}
 		for _, name := range page.Missing { // its leader is being elected
@@ -197,7 +203,7 @@ func (b *backend) ensureOnce(ctx context.Context, cfg bus.StreamConfig) (made bo
 		return false, err
 	}
 	config := map[string]any{
-		"retention": "limits", "storage": "file", "discard": "old", "num_replicas": 1, "max_consumers": -1, "allow_direct": true,
+		"retention": "limits", "storage": "file", "discard": "old", "num_replicas": b.replicas, "max_consumers": -1, "allow_direct": true,
 	}
 	put(config, cfg)
 	if b.shared {

@@ -1,8 +1,7 @@
-// Command jitney checks and compares message buses.
+// Command jitney checks message buses.
 //
-//	jitney compare -bus URL -bus URL   # give the same chat to several buses
-//	jitney conformance -bus URL        # check a bus against the contract
-//	jitney help                        # list the subcommands
+//	jitney conformance -bus URL    # check a bus against the contract
+//	jitney help                    # list the subcommands
 package main
 
 import (
@@ -13,7 +12,6 @@ import (
 	_ "github.com/jitney-go/jitney/bus/membus"
 	_ "github.com/jitney-go/jitney/bus/natsbus"
 	"github.com/jitney-go/jitney/bustest/conformance"
-	"github.com/jitney-go/jitney/cmd/jitney/internal/compare"
 )
 
 // subcommand is one thing that jitney does. Its run is given its whole name and the
@@ -24,7 +22,6 @@ type subcommand struct {
 }
 
 var subcommands = []subcommand{
-	{"compare", "give the same chat to several buses, and show what differs", compare.Main},
 	{"conformance", "check a bus against the contract", conformance.Main},
 }
 

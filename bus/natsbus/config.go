@@ -1,0 +1,155 @@
+package natsbus
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// Config is an embedded server. A URL says the same, so that it can be chosen at start-up; the package comment has
+// the parameters.
+type Config struct {
+	Dir  string        // where it stores; empty: ./data/nats. A leaf stores nothing
+	Sync time.Duration // how soon the disk has what is acknowledged; 0: 100ms. See SyncAlways
+
+	Listen     string // HOST:PORT on which clients can reach it; empty: nothing
+	LeafListen string // HOST:PORT on which leaves can; empty: nothing
+	Token      string // what both must give; needed beyond loopback
+
+	// Domain is the name of its JetStream, by which leaves find it: of a leaf, its hub's. Empty: the name of the
+	// cluster, or "jitney".
+	Domain string
+
+	// TLS is for all that listens, where it needs a certificate, and for a leaf on its way to the hub. The members of a
+	// cluster show each other their certificates, which must come from RootCAs and be good for both ends.
+	TLS *tls.Config
+
+	// PlainText says that the network is to be trusted with the secrets and the messages. Without it nothing
+	// listens beyond loopback without TLS.
+	PlainText bool
+
+	Cluster *Cluster // nil: it is no member of one
+	Leaf    *Leaf    // nil: it is no leaf
+}
+
+// Open returns a bus on the embedded server. Errors: bus.ErrLocked when another process has the directory,
+// bus.ErrUnavailable when the store doesn't work, or the cluster or the hub can't be reached before ctx ends (2 minutes
+// where it has no deadline); others name the field that is wrong or the directory that can't be used.
+func (c Config) Open(ctx context.Context, opts ...bus.OpenOption) (bus.Bus, error) {
+	b, err := c.open(ctx, bus.NewOpenOptions(opts))
+	if err != nil {
+		return nil, fmt.Errorf("natsbus: open %s: %w", c.Dir, err)
+	}
+	return b, nil
+}
+
+// Open returns a bus on an embedded server that stores in dir and listens on nothing: Config with the rest left out.
+func Open(ctx context.Context, dir string, opts ...bus.OpenOption) (bus.Bus, error) {
+	return Config{Dir: dir}.Open(ctx, opts...)
+}
+
+func (c Config) open(ctx context.Context, o bus.OpenOptions) (bus.Bus, error) {
+	switch {
+	case c.Cluster != nil && c.Leaf != nil:
+		return nil, fmt.Errorf("both Config.Cluster and Config.Leaf are given: a server is a member of a cluster or a leaf of one")
+	case c.Leaf != nil && c.Dir != "":
+		return nil, fmt.Errorf("a leaf stores nothing, as the streams are the hub's, but a directory is given (%s): leave it out", c.Dir)
+	case c.Leaf == nil && c.Dir == "":
+		c.Dir = defaultDir
+	}
+	if strings.ContainsAny(c.Domain, " \t\r\n.*>") {
+		return nil, fmt.Errorf("parameter %q is %q: want a name without spaces, '.', '*' and '>'", "domain", c.Domain)
+	}
+	level, err := newSyncLevel(c.Sync)
+	if err != nil {
+		return nil, err
+	}
+	e := &embedded{cfg: c, dir: c.Dir, level: level, log: o.Logger}
+	opts, err := e.options(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e.open(ctx, opts, o)
+}
+
+// options checks the config and makes the server's of it.
+func (e *embedded) options(ctx context.Context) (*server.Options, error) {
+	c := &e.cfg
+	opts := &server.Options{
+		ServerName:             "jitney",
+		DontListen:             true,
+		NoSigs:                 true, // signals are the program's
+		DisableJetStreamBanner: true,
+		JetStream:              c.Leaf == nil,
+		StoreDir:               c.Dir,
+		JetStreamMaxStore:      noLimit, // by default it is what was free at the start, however much is free later
+		SyncInterval:           e.level.interval,
+		SyncAlways:             e.level.always && (!groupCommit || c.Cluster != nil),
+		MaxPayload:             maxPayload + reserve,
+	}
+	var err error
+	if c.Listen != "" {
+		opts.DontListen = false
+		if opts.Host, opts.Port, err = c.listenOn("listen", c.Listen, c.Token != ""); err != nil {
+			return nil, err
+		}
+		opts.TLSConfig, opts.TLSTimeout = c.TLS, tlsTimeout.Seconds()
+	}
+	if c.LeafListen != "" {
+		if c.Token == "" {
+			return nil, fmt.Errorf("parameter %q needs a token, which leaves then give: parameter %q, or better %q or %q", "leaf-listen", "token", "token-file", "token-env")
+		}
+		if opts.LeafNode.Host, opts.LeafNode.Port, err = c.listenOn("leaf-listen", c.LeafListen, c.Token != ""); err != nil {
+			return nil, err
+		}
+		opts.LeafNode.TLSConfig, opts.LeafNode.TLSTimeout = c.TLS, tlsTimeout.Seconds()
+		opts.JetStreamDomain = "jitney"
+	}
+	switch {
+	case c.Cluster != nil:
+		err = c.Cluster.configure(ctx, c, opts)
+	case c.Leaf != nil:
+		err = c.Leaf.configure(c, opts)
+	case c.Token != "" && c.Listen == "" && c.LeafListen == "":
+		err = fmt.Errorf("parameter %q needs parameter %q: the server listens on nothing", "token", "listen")
+	case c.TLS != nil && c.Listen == "" && c.LeafListen == "":
+		err = fmt.Errorf("parameter %q needs parameter %q: the server listens on nothing", "tls-cert", "listen")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.Domain != "" && c.Leaf == nil {
+		opts.JetStreamDomain = c.Domain
+	}
+	if opts.Authorization = c.Token; c.Token == "" && c.Listen == "" && !opts.DontListen {
+		opts.Authorization = rand.Text() // only this process is to come in
+	}
+	return opts, nil
+}
+
+const tlsTimeout = 5 * time.Second
+
+// listenOn reads where to listen, and refuses what others can reach without a secret, or without encryption.
+func (c *Config) listenOn(name, addr string, secret bool) (host string, port int, err error) {
+	host, port, err = splitAddr(name, addr)
+	switch {
+	case err != nil:
+		return "", 0, err
+	case isLoopback(host):
+	case !secret:
+		err = fmt.Errorf("parameter %q is %q, which others can reach: give a token, too (token-file=FILE), or listen on 127.0.0.1", name, addr)
+	case c.TLS == nil && !c.PlainText:
+		err = fmt.Errorf("parameter %q is %q, which others can reach and listen to: give it a certificate (tls-cert=FILE&tls-key=FILE), or say tls=off where the network is to be trusted", name, addr)
+	}
+	if c.TLS != nil && len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil && err == nil {
+		err = fmt.Errorf("parameter %q: who listens needs a certificate of its own: parameters %q and %q", name, "tls-cert", "tls-key")
+	}
+	return host, port, err
+}

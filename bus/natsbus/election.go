@@ -1,0 +1,173 @@
+package natsbus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// What holds in a cluster while its servers choose a leader: of a stream, or of the cluster itself, whom the API asks.
+const (
+	// electionTimeout bounds what has no deadline of its own. An election begins 4 to 9 s after a leader has died
+	// without a word (minElectionTimeout in nats-server's raft.go) and may take a second round.
+	electionTimeout = 20 * time.Second
+	// questionTimeout is how long an answer is waited for before the question is put again: whoever was to answer may
+	// be dead, and nobody says so.
+	questionTimeout = 2 * time.Second
+	electionPause   = 100 * time.Millisecond
+	// lease is how long a leader is one by itself. A member that has heard from its leader votes for no other one for
+	// at least minElectionTimeout.
+	lease = 3500 * time.Millisecond
+)
+
+// errNoLeader is also a bus.ErrUnavailable.
+var errNoLeader = fmt.Errorf("%w: there is no leader now: more than half of the cluster's members must run and reach each other", bus.ErrUnavailable)
+
+// clusterInfo is how a stream's leader sees its replicas; nil where the server isn't in a cluster.
+type clusterInfo struct {
+	Leader   string `json:"leader"`
+	Replicas []struct {
+		Name    string        `json:"name"`
+		Offline bool          `json:"offline"`
+		Active  time.Duration `json:"active"` // since it was heard; 0: never
+	} `json:"replicas"`
+}
+
+// doubtful is an answer that may be wrong.
+type doubtful interface{ doubt() error }
+
+// doubt implements doubtful. A stream's replica answers, too, when it knows of no leader, and one that was the leader
+// may be the last to learn that another one is.
+func (i *streamInfo) doubt() error {
+	c := i.Cluster
+	if c == nil {
+		return nil
+	}
+	heard := 1
+	for _, r := range c.Replicas {
+		if r.Active > 0 && r.Active < lease {
+			heard++
+		}
+	}
+	if c.Leader == "" || heard <= (len(c.Replicas)+1)/2 {
+		return errNoLeader
+	}
+	return nil
+}
+
+// ask asks JetStream's API on the connection for questions. While there is no leader to answer it asks again, until ctx
+// ends, or for a time where it has no deadline.
+func (b *backend) ask(ctx context.Context, subject string, request, answer any) error {
+	ctx, cancel := b.inTime(ctx)
+	defer cancel()
+	var body []byte
+	if request != nil {
+		var err error
+		if body, err = json.Marshal(request); err != nil {
+			return err
+		}
+	}
+	var said error // what was said last, apart from nothing
+	for {
+		err := b.question(ctx, subject, body, answer)
+		b.trouble.Store(nil)
+		if b.again(err) {
+			b.trouble.Store(&err)
+		}
+		if ctx.Err() == nil || said == nil {
+			said = err
+		}
+		if !b.again(err) || ctx.Err() != nil {
+			return said
+		}
+		pause := time.NewTimer(electionPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return said
+		}
+	}
+}
+
+// explained says why a call had to wait until its context ended: several wait for one answer, and don't see its errors.
+func (b *backend) explained(err error) error {
+	if trouble := b.trouble.Load(); trouble != nil && errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, bus.ErrUnavailable) {
+		return fmt.Errorf("%w: %w", err, *trouble)
+	}
+	return err
+}
+
+// inTime bounds ctx if nobody has.
+func (b *backend) inTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, bounded := ctx.Deadline(); bounded {
+		return ctx, func() {}
+	}
+	if b.elects {
+		return context.WithTimeout(ctx, electionTimeout)
+	}
+	return context.WithTimeout(ctx, askTimeout)
+}
+
+// again reports whether a question is to be put again.
+func (b *backend) again(err error) bool {
+	if isCode(err, codeNoQuorum) || errors.Is(err, errNoLeader) {
+		return true
+	}
+	// In a cluster a server may not know of the others yet.
+	return b.elects && (isCode(err, codeNoPeers) || errors.Is(err, errNoAnswer))
+}
+
+// errNoAnswer is also a bus.ErrUnavailable.
+var errNoAnswer = fmt.Errorf("%w: no answer from JetStream: is it enabled on the servers, and can they be reached?", bus.ErrUnavailable)
+
+// question asks once.
+func (b *backend) question(ctx context.Context, subject string, body []byte, answer any) error {
+	if err := b.storeFailure(); err != nil {
+		return err
+	}
+	try, cancel := ctx, context.CancelFunc(func() {})
+	if b.elects && !strings.Contains(subject, ".DELETE.") { // the second one would find nothing
+		try, cancel = context.WithTimeout(ctx, questionTimeout)
+	}
+	defer cancel()
+	m, err := b.rc.RequestWithContext(try, b.call(subject), body)
+	if err != nil && b.elects && ctx.Err() == nil && (try.Err() != nil || errors.Is(err, nats.ErrNoResponders)) {
+		return fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	if err != nil {
+		return connectionError(ctx, err)
+	}
+	if err := b.storeFailure(); err != nil {
+		return err // while the store is opened again its streams seem to be gone
+	}
+	var failure struct {
+		Error *apiError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &failure); err != nil {
+		return fmt.Errorf("the server's answer to %s can't be read: %w", subject, err)
+	}
+	if failure.Error != nil {
+		if failure.Error.Code == codeNoQuorum {
+			return errors.Join(errNoLeader, failure.Error)
+		}
+		return failure.Error
+	}
+	if answer == nil {
+		return nil
+	}
+	if err := json.Unmarshal(m.Data, answer); err != nil {
+		return err
+	}
+	if d, ok := answer.(doubtful); ok {
+		return d.doubt()
+	}
+	return nil
+}

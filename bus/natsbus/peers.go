@@ -1,0 +1,126 @@
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+const (
+	// joinTimeout bounds the wait for the others at the start. The first time a cluster starts, all must be there.
+	joinTimeout = 2 * time.Minute
+	// joinLog is how often it is told what is waited for.
+	joinLog = 10 * time.Second
+	// watchPeersEvery is how often it is looked whether a connection to another server has ended, which the server tells nobody.
+	watchPeersEvery = 100 * time.Millisecond
+	// settled is how old a connection is that isn't just one too many: two servers that find each other open several.
+	settled = time.Second
+)
+
+// await returns when the cluster, or the hub, answers.
+func (b *backend) await(ctx context.Context) error {
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, joinTimeout)
+		defer cancel()
+	}
+	began, told := time.Now(), time.Now()
+	for {
+		err := b.question(ctx, "$JS.API.INFO", nil, nil)
+		if err == nil || errors.Is(err, bus.ErrForbidden) {
+			return err
+		}
+		if failure := b.node.failure(); failure != nil {
+			return failure
+		}
+		if !sleep(ctx, electionPause) {
+			return fmt.Errorf("%w after %s: %s: %w", bus.ErrUnavailable, time.Since(began).Round(time.Millisecond), b.node.absent(), context.Cause(ctx))
+		}
+		if time.Since(told) > joinLog {
+			told = time.Now()
+			b.log.Warn("natsbus: still waiting", "for", b.node.absent(), "since", time.Since(began).Round(time.Second))
+		}
+	}
+}
+
+// absent says what this server is missing.
+func (e *embedded) absent() string {
+	names := "none"
+	if found := e.connected(); len(found) > 0 {
+		names = strings.Join(found, ", ")
+	}
+	var text string
+	if l := e.cfg.Leaf; l != nil {
+		text = fmt.Sprintf("JetStream of domain %s doesn't answer by the hub %s; connected: %s", e.cfg.Domain, strings.Join(l.Hubs, ", "), names)
+	} else if m := e.cfg.Cluster; m != nil {
+		text = fmt.Sprintf("the cluster %s has no leader; connected to this member: %s. More than half of the members must run, and all at the cluster's first start", m.Name, names)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.lastError != "" {
+		text += " (the last error: " + e.lastError + ")"
+	}
+	return text
+}
+
+// peerConns returns the connections to other servers, with their names.
+func (e *embedded) peerConns() map[string]string {
+	conns := map[string]string{}
+	if routes, err := e.server.Routez(nil); err == nil { // it has no errors without options
+		for _, r := range routes.Routes {
+			conns[fmt.Sprint("route ", r.Rid)] = r.RemoteName
+		}
+	}
+	if leaves, err := e.server.Leafz(nil); err == nil {
+		for _, l := range leaves.Leafs {
+			if l.IsSpoke {
+				conns[fmt.Sprint("leaf ", l.ID)] = l.Name
+			}
+		}
+	}
+	return conns
+}
+
+// connected names the servers to which this one has a connection.
+func (e *embedded) connected() []string {
+	names := map[string]bool{}
+	for _, name := range e.peerConns() {
+		names[name] = true
+	}
+	return sortedKeys(names)
+}
+
+// watchPeers calls lost when a connection to another server has ended. What was on its way on it is gone.
+func (e *embedded) watchPeers(lost func()) {
+	tick := time.NewTicker(watchPeersEvery)
+	defer tick.Stop()
+	since := map[string]time.Time{}
+	for {
+		select {
+		case <-e.stopping:
+			return
+		case <-tick.C:
+		}
+		conns, ended := e.peerConns(), false
+		for conn, begun := range since {
+			if _, there := conns[conn]; !there {
+				delete(since, conn)
+				ended = ended || time.Since(begun) > settled
+			}
+		}
+		for conn := range conns {
+			if _, known := since[conn]; !known {
+				since[conn] = time.Now()
+			}
+		}
+		if ended {
+			e.log.Warn("natsbus: a connection to another server has ended", slog.Any("connected", e.connected()))
+			lost()
+		}
+	}
+}

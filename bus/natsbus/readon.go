@@ -1,0 +1,90 @@
+package natsbus
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+// The consumer of a tail lives on one server of a cluster, and with it or with the connections between them it ends. A
+// new one is made by the leader of the cluster, who may have to be elected at first. Until then the tail reads
+// what the stream holds, from whichever replica is near.
+const (
+	readOnEvery = 100 * time.Millisecond
+	readOnBatch = 512
+	readOnBytes = 1 << 20
+	// quiet is how long a consumer may say nothing before the tail looks for itself.
+	quiet = heartbeat + heartbeat/2
+)
+
+// readOn gives the sink what the stream holds behind what was delivered. Errors are for the next time.
+func (t *tail) readOn(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
+	defer cancel()
+	for {
+		t.mu.Lock()
+		after := t.after
+		t.mu.Unlock()
+		r, err := t.b.get(ctx, t.stream.Config.Name, getRequest{Seq: after + 1, Next: ">", Batch: readOnBatch, MaxBytes: readOnBytes})
+		if err != nil || len(r.messages) == 0 {
+			return
+		}
+		// What was read may be another life's.
+		if t.b.sameEpoch(ctx, t.stream) != nil {
+			return
+		}
+		stamp(r.messages, t.stream.Epoch)
+		t.mu.Lock()
+		for _, m := range r.messages {
+			if seq := m.Cursor.Sequence(); seq > t.after && ctx.Err() == nil {
+				t.after = seq
+				t.b.reached(t.stream.Config.Name, seq)
+				t.sink.Deliver(driver.Entry{Prev: seq - 1, Message: m})
+			}
+		}
+		t.mu.Unlock()
+		if r.pending == 0 {
+			return
+		}
+	}
+}
+
+// anew makes another consumer, and reads on meanwhile.
+func (t *tail) anew(ctx context.Context) error {
+	name := t.removeHere()
+	if !t.b.elects {
+		t.removeThere(name)
+		return t.start(ctx)
+	}
+	t.removing.Go(func() { t.removeThere(name) }) // whoever is asked for it may be gone
+	made := make(chan error, 1)
+	go func() { made <- t.start(ctx) }()
+	tick := time.NewTicker(readOnEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-made:
+			return err
+		case <-tick.C:
+			t.readOn(ctx)
+		}
+	}
+}
+
+// lags reports whether the consumer is behind what somebody here knows to be stored, and was so when it was last asked.
+func (t *tail) lags() bool {
+	known := t.b.knownOf(t.stream.Config.Name).Load()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lags := t.mark > t.after
+	t.mark = known
+	return lags || time.Since(t.heard) > quiet
+}
+
+// knownOf is a sequence that a stream has stored, at least.
+func (b *backend) knownOf(stream string) *atomic.Uint64 {
+	known, _ := b.known.LoadOrStore(stream, new(atomic.Uint64))
+	return known.(*atomic.Uint64)
+}

@@ -1,0 +1,91 @@
+package natsbus
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// storeFile says whose a store is, as the server doesn't look: in a cluster it deletes the streams of a store that was a
+// standalone one after 30 s ("Detected orphaned stream, will cleanup"), and a member's store that is opened by itself
+// goes its own way.
+const storeFile = "jitney.store"
+
+const standalone = "standalone"
+
+// owner is whose the store of e is to be.
+func (e *embedded) owner() string {
+	if m := e.cfg.Cluster; m != nil {
+		return "member " + m.Member + " of cluster " + m.Name
+	}
+	return standalone
+}
+
+// claim refuses a store that is somebody else's.
+func (e *embedded) claim() error {
+	owner := e.owner()
+	text, err := os.ReadFile(filepath.Join(e.dir, storeFile))
+	was := strings.TrimSpace(string(text))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if was, err = unmarkedOwner(e.dir); err == nil && (was == "" || was == owner) {
+			err = replaceFile(filepath.Join(e.dir, storeFile), []byte(owner+"\n"))
+			was = owner
+		}
+	case err == nil && was == "":
+		was = "of nobody knows whom"
+	}
+	switch {
+	case err != nil:
+		return storeError(e.dir, err)
+	case was == owner:
+		return nil
+	case was == standalone:
+		return fmt.Errorf("the store in %s is a standalone one, whose streams the cluster would delete: give the %s a new directory, "+
+			"and copy the store into the running cluster (jitney bridge, or bus/migrate)", e.dir, owner)
+	case owner == standalone:
+		return fmt.Errorf("the store in %s is that of a %s: open it with the same parameters %q and %q", e.dir, was, "cluster", "member")
+	}
+	return fmt.Errorf("the store in %s is that of a %s, not of a %s: give each member a directory of its own, and keep its name", e.dir, was, owner)
+}
+
+// unmarkedOwner finds out whose a store is that nobody has marked; "" where there is none.
+func unmarkedOwner(dir string) (string, error) {
+	entries, err := os.ReadDir(filepath.Join(dir, "jetstream"))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	// The consensus of a cluster is in the system account's.
+	if _, err := os.Stat(filepath.Join(dir, "jetstream", "$SYS", "_js_")); err == nil {
+		return "member of a cluster that isn't known here", nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	return standalone, nil
+}
+
+// replaceFile writes a file, whole or not at all, also when the machine stops.
+func replaceFile(path string, text []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
