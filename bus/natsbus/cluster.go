@@ -24,7 +24,8 @@ type Cluster struct {
 	Routes    []string // HOST:PORT of all members, this one too
 
 	// Peers finds the members instead of Routes: it returns what that would hold. It is called at the start until it
-	// names at least three (or Replicas) members, and every 15 seconds after that, since addresses may change. What it returns together with an error doesn't count.
+	// names at least three (or Replicas) members, and after that every 15 seconds, or twice a second while a member can't
+	// be reached, since addresses may change. What it returns together with an error doesn't count.
 	Peers func(ctx context.Context) ([]string, error)
 
 	Secret   string // what the members know each other by
@@ -142,7 +143,8 @@ func (m *Cluster) discover(ctx context.Context) ([]string, error) {
 
 func (m *Cluster) urls(routes []string) []*url.URL {
 	var urls []*url.URL
-	for _, addr := range routes {
+	// In the order that the server would sort them to when they are reloaded, without its lock.
+	for _, addr := range slices.Sorted(slices.Values(routes)) {
 		urls = append(urls, &url.URL{Scheme: "nats-route", Host: addr, User: url.UserPassword(routeUser, m.Secret)})
 	}
 	return urls
@@ -157,15 +159,19 @@ func (e *embedded) follow(opts *server.Options) {
 		<-e.stopping
 		cancel()
 	})
-	tick := time.NewTicker(peersEvery)
+	tick := time.NewTicker(peersPause)
 	defer tick.Stop()
-	known := opts.Routes
+	known, asked := opts.Routes, time.Now()
 	for {
 		select {
 		case <-e.stopping:
 			return
 		case <-tick.C:
 		}
+		if time.Since(asked) < peersEvery && len(e.connected()) >= len(known)-1 {
+			continue
+		}
+		asked = time.Now()
 		routes, err := m.Peers(ctx)
 		if err == nil {
 			err = m.checkRoutes(routes)

@@ -115,6 +115,7 @@ func storeError(dir string, err error) error {
 }
 
 func (e *embedded) run(ctx context.Context, opts *server.Options) error {
+	original := opts.Clone() // the server changes its own
 	s, err := server.NewServer(opts)
 	if err != nil {
 		return err
@@ -140,7 +141,7 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 		return nil
 	case e.cfg.Cluster != nil:
 		if e.cfg.Cluster.Peers != nil {
-			e.background.Go(func() { e.follow(opts) })
+			e.background.Go(func() { e.follow(original) })
 		}
 		return nil
 	}
