@@ -69,6 +69,13 @@ func TestMessage_cloneSharesNothing(t *testing.T) {
 	require.Equal(t, "v", m.Header.Value("K"))
 }
 
+func TestWithHeader_withoutValuesAddsNothing(t *testing.T) {
+	o := bus.NewPublishOptions([]bus.PublishOption{bus.WithHeader("Alone")})
+	require.Nil(t, o.Header, "not every transport carries a key without values")
+	o = bus.NewPublishOptions([]bus.PublishOption{bus.WithHeader("K", ""), bus.WithHeader("K"), bus.WithHeader("K", "v")})
+	require.Equal(t, bus.Header{"K": {"", "v"}}, o.Header)
+}
+
 type point struct{ X, Y int }
 
 func Example() {

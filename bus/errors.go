@@ -48,7 +48,7 @@ var (
 	// connection. See SlowError.
 	ErrSlow = errors.New("messages were dropped")
 
-	// ErrPanic: a handler panicked.
+	// ErrPanic: a handler panicked, or ended its goroutine by runtime.Goexit, as t.FailNow does.
 	ErrPanic = errors.New("handler panicked")
 
 	// ErrUnknownOutcome: the message may have been published or not; the reason (a

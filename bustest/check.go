@@ -41,7 +41,7 @@ func Checks() []Check {
 		subjectChecks, modelChecks, deliveryChecks, publishChecks, orderChecks, loadChecks, isolationChecks, handlerChecks,
 		hookChecks, endingChecks, callChecks, closeChecks, streamChecks, ensureChecks, changeChecks, storeChecks,
 		replayChecks, historyChecks, handoverChecks, gapChecks,
-		groupChecks, durableGroupChecks, distributedChecks, durableChecks, crashChecks, groupFaultChecks, faultChecks,
+		groupChecks, durableGroupChecks, distributedChecks, durableChecks, damageChecks, crashChecks, groupFaultChecks, faultChecks,
 		errorChecks, claimChecks,
 	)
 }
@@ -275,6 +275,23 @@ func receive[T any](c *C, ch <-chan T, what string) T {
 		c.Fatalf("the check has ended before: %s", what)
 	}
 	return v
+}
+
+// until calls ok every few milliseconds until it is true.
+func (c *C) until(what string, patience time.Duration, ok func(try int) bool) {
+	end := time.NewTimer(patience)
+	defer end.Stop()
+	pause := time.NewTicker(5 * time.Millisecond)
+	defer pause.Stop()
+	for try := 1; !ok(try); try++ {
+		select {
+		case <-pause.C:
+		case <-end.C:
+			c.Fatalf("not within %v: %s", patience, what)
+		case <-c.ctx.Done():
+			c.Fatalf("the check has ended before: %s", what)
+		}
+	}
 }
 
 // gate returns a channel on which handlers wait and what opens it, which the end of the

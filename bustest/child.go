@@ -29,7 +29,7 @@ type child struct {
 	c      *C
 	cmd    *exec.Cmd
 	out    *bufio.Scanner
-	late   *time.Timer
+	late   *time.Timer // kills it when it has said nothing for so long
 	mu     sync.Mutex
 	output strings.Builder // what it wrote otherwise
 	ended  bool
@@ -67,6 +67,7 @@ func (p *child) Write(text []byte) (int, error) {
 // next returns what the child says next; ok is false when it has ended.
 func (p *child) next() (words []string, ok bool) {
 	for p.out.Scan() {
+		p.late.Reset(max(p.c.h.Patience, childPatience))
 		if text, said := strings.CutPrefix(p.out.Text(), childSays); said {
 			return strings.Fields(text), true
 		}

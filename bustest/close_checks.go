@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -49,8 +50,12 @@ var closeChecks = []Check{
 		Origin: "nats.go#1882: send on closed channel; watermill#111, #317; membus panicked in a publish that met Close",
 	},
 	{
+		Name: "CloseUnderFireKept", Run: closeUnderFireKept, Needs: []Ability{Durable},
+		Rule: "of the publishes that meet Close, the accepted ones are stored in the next Open, and those that are refused aren't",
+	},
+	{
 		Name: "CloseStuckHandler", Run: closeStuckHandler,
-		Rule:   "Close ends by its deadline and names the patterns whose handlers don't return, whose context it cancels",
+		Rule:   "Close ends by its deadline, or else after 5 s, names the patterns whose handlers don't return, whose context it cancels, and leaves nothing but them",
 		Origin: "watermill#285, #351: deadlocks in Close",
 	},
 }
@@ -284,17 +289,13 @@ func closeServesHandlers(c *C) {
 			c.Errorf("Close: %v", err)
 		}
 	})
-	for deadline := time.Now().Add(c.h.Patience); ; {
+	c.until("Publish to be refused, since Close has begun", c.h.Patience, func(int) bool {
 		err := b.Publish(c.ctx, c.subject("c"), nil)
-		if errors.Is(err, bus.ErrClosed) {
-			break // Close has begun
-		}
-		if err != nil || time.Now().After(deadline) {
+		if err != nil && !errors.Is(err, bus.ErrClosed) {
 			c.Fatalf("Publish while Close waits: want ErrClosed, have %v", err)
 		}
-		retry := time.NewTimer(time.Millisecond)
-		<-retry.C
-	}
+		return err != nil
+	})
 	open()
 	receive(c, done, "Close to return")
 }
@@ -360,12 +361,91 @@ func (c *C) fire(b bus.Bus, n int) error {
 	return b.Publish(c.ctx, c.subject(root+".a"), []byte(fmt.Sprint(n)))
 }
 
+func closeUnderFireKept(c *C) {
+	e := c.env()
+	b := c.open(e)
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}})
+	const publishers = 8
+	var mu sync.Mutex
+	var accepted []string
+	refused := map[string]error{}
+	begun := make(chan struct{}, publishers)
+	var dones []<-chan struct{}
+	for p := range publishers {
+		dones = append(dones, c.start(func() {
+			for n := 1; ; n++ {
+				text := numbered(string(rune('A'+p)), n)
+				err := b.Publish(c.ctx, c.subject("a"), []byte(text))
+				mu.Lock()
+				if err == nil {
+					accepted = append(accepted, text)
+				} else if !errors.Is(err, bus.ErrUnknownOutcome) {
+					refused[text] = err
+				}
+				mu.Unlock()
+				if n == 10 {
+					begun <- struct{}{}
+				}
+				if err != nil {
+					if !errors.Is(err, bus.ErrClosed) {
+						c.Errorf("a publish that meets Close: want nil or ErrClosed, have %v", err)
+					}
+					return
+				}
+			}
+		}))
+	}
+	for range publishers {
+		receive(c, begun, "publishers to begin")
+	}
+	c.close(b)
+	for _, done := range dones {
+		receive(c, done, "a publish that meets Close to return")
+	}
+	b = c.open(e)
+	h := c.subscribe(b, c.subject("a"), bus.All())
+	h.name = "what is stored after Close"
+	c.judge(h, complete(accepted...), ordered, unique, inStreamOrder, notRefused(refused))
+}
+
+// notRefused: nothing was delivered of which Publish has said that it wasn't published.
+func notRefused(refused map[string]error) judge {
+	return func(events []event) *fault {
+		for at, e := range events {
+			if err := refused[e.text]; err != nil {
+				return &fault{at, fmt.Sprintf("it was published, although Publish said: %v", err)}
+			}
+		}
+		return nil
+	}
+}
+
 func closeStuckHandler(c *C) {
-	b, err := c.h.Open(c.env()) // its last Close may fail, so c.Bus isn't for it
+	e := c.env()
+	label := fmt.Sprintf("stuck-%d", runs.Add(1))
+	gate, open := c.gate()
+	var stuck bus.Subscription
+	done := c.start(func() { labelled(label, func() { stuck = c.closeStuck(e, gate) }) })
+	receive(c, done, "Close of a bus whose handler is stuck")
+	if c.Failed() {
+		return
+	}
+	c.noneLeft(label, 1)
+	b := c.open(e) // nothing is locked
+	h := c.subscribe(b, c.subject("a"))
+	c.publish(b, c.subject("a"), "after")
+	c.awaitText(h, "after")
+	open()
+	receive(c, stuck.Done(), "Done to close when the handler returns")
+	c.noneLeft(label, 0)
+}
+
+// closeStuck closes a bus while one of its handlers waits for the gate.
+func (c *C) closeStuck(e *Env, gate <-chan struct{}) bus.Subscription {
+	b, err := c.h.Open(e) // its last Close may fail, so c.Bus isn't for it
 	if err != nil {
 		c.Fatalf("Open: %v", err)
 	}
-	gate, open := c.gate()
 	inside, cancelled := make(chan struct{}, 1), make(chan struct{})
 	sub := c.subscribeFunc(b, c.subject("stuck.*"), func(ctx context.Context, m *bus.Message) error {
 		inside <- struct{}{}
@@ -379,15 +459,23 @@ func closeStuckHandler(c *C) {
 	})
 	c.publish(b, c.subject("stuck.a"), "x")
 	receive(c, inside, "the handler to be called")
-	ctx, cancel := context.WithTimeout(c.ctx, min(c.h.Settle, time.Second))
-	defer cancel()
+	ctx, want := c.ctx, 5*time.Second
+	if !c.h.Bubble { // where the default takes no time
+		var cancel context.CancelFunc
+		want = min(c.h.Settle, time.Second)
+		ctx, cancel = context.WithTimeout(c.ctx, want)
+		defer cancel()
+	}
+	began := time.Now()
 	returned := make(chan error, 1)
 	c.start(func() { returned <- b.Close(ctx) })
 	err = receive(c, returned, "Close to end by its deadline")
+	if waited := time.Since(began); c.h.Bubble && (waited < want || waited > want+time.Second) {
+		c.Errorf("Close without a deadline waited %v for a handler, want %v", waited, want)
+	}
 	if !errors.Is(err, bus.ErrHandlersRunning) || !strings.Contains(fmt.Sprint(err), c.subject("stuck.*")) {
 		c.Errorf("Close: want ErrHandlersRunning that names %q, have %v", c.subject("stuck.*"), err)
 	}
 	receive(c, cancelled, "the stuck handler's context to be cancelled")
-	open()
-	receive(c, sub.Done(), "Done to close when the handler returns")
+	return sub
 }

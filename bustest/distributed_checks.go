@@ -16,7 +16,7 @@ import (
 var distributedChecks = []Check{
 	{
 		Name: "Elsewhere", Run: elsewhere, Needs: []Ability{Distributed},
-		Rule: "what is published on one bus of a system reaches subscriptions on the others once and in the publisher's order, captured or not",
+		Rule: "what is published on one bus of a system reaches subscriptions on the others once and in the publisher's order, what is captured at once",
 	},
 	{
 		Name: "StreamOrderElsewhere", Run: streamOrderElsewhere, Needs: []Ability{Distributed, Streams},
@@ -81,23 +81,6 @@ func (c *C) spread(b bus.Bus, subject string, h *history) {
 	})
 }
 
-// until calls ok every few milliseconds until it is true.
-func (c *C) until(what string, patience time.Duration, ok func(try int) bool) {
-	end := time.NewTimer(patience)
-	defer end.Stop()
-	pause := time.NewTicker(5 * time.Millisecond)
-	defer pause.Stop()
-	for try := 1; !ok(try); try++ {
-		select {
-		case <-pause.C:
-		case <-end.C:
-			c.Fatalf("not within %v: %s", patience, what)
-		case <-c.ctx.Done():
-			c.Fatalf("the check has ended before: %s", what)
-		}
-	}
-}
-
 func elsewhere(c *C) {
 	s := c.system(3)
 	c.kinds(s.buses[0], func(root string) {
@@ -114,7 +97,9 @@ func elsewhere(c *C) {
 		}
 		for p, b := range s.buses {
 			for _, h := range histories {
-				c.spread(b, c.subject(fmt.Sprintf("%s.ready%d", root, p)), h)
+				if root == "free" {
+					c.spread(b, c.subject(fmt.Sprintf("%s.ready%d", root, p)), h)
+				}
 			}
 		}
 		const n = 200

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -323,14 +322,7 @@ func closeWithoutServer(c *C) {
 		label := fmt.Sprintf("%s-%s-%d", c.check.Name, how, runs.Add(1))
 		done := c.start(func() { labelled(label, func() { c.loseServer(e, s, how) }) })
 		receive(c, done, "Close of a bus whose server is gone")
-		left := running(label)
-		for deadline := time.Now().Add(c.h.Patience / 2); len(left) > 0 && time.Now().Before(deadline); left = running(label) {
-			retry := time.NewTimer(5 * time.Millisecond) // they may be on their last line
-			<-retry.C
-		}
-		if len(left) > 0 {
-			c.Errorf("after %s, %d kinds of goroutines are left:\n%s", how, len(left), strings.Join(left, "\n"))
-		}
+		c.noneLeft(label, 0)
 		if c.Failed() {
 			return
 		}

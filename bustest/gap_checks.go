@@ -23,7 +23,7 @@ var gapChecks = []Check{
 	},
 	{
 		Name: "TrimDuringReplay", Run: trimDuringReplay, Needs: []Ability{Streams},
-		Rule: "what limits discard during a replay is told as ErrGap, and nothing that is still stored is skipped",
+		Rule: "what limits discard during a replay is told as ErrGap, nothing that is still stored is skipped, and Subscribe doesn't wait for what is gone",
 	},
 	{
 		Name: "TrimDuringSnapshot", Run: trimDuringSnapshot, Needs: []Ability{Streams},
@@ -115,14 +115,17 @@ func trimDuringReplay(c *C) {
 	}
 	h := &history{name: "a, replayed while it is trimmed"}
 	step := make(chan struct{})
-	c.subscribeFunc(b, c.subject("a"), func(_ context.Context, m *bus.Message) error {
-		h.message(m)
-		select {
-		case <-step:
-		case <-c.ctx.Done():
-		}
-		return nil
-	}, bus.All(), bus.Background(), bus.Buffer(3, 1<<20), bus.OnError(h.hook()))
+	subscribed := c.start(func() {
+		c.subscribeFunc(b, c.subject("a"), func(_ context.Context, m *bus.Message) error {
+			h.message(m)
+			select {
+			case <-step:
+			case <-c.ctx.Done():
+			}
+			return nil
+		}, bus.All(), bus.Buffer(3, 1<<20), bus.OnError(h.hook()))
+	})
+	c.await(h, "the replay to begin", func(e event) bool { return e.kind == delivered })
 	next := 21
 	for range 4 {
 		for _, text := range sequence("p", next, next+14) {
@@ -147,6 +150,7 @@ func trimDuringReplay(c *C) {
 			handled = true
 		}
 	}
+	receive(c, subscribed, "Subscribe to return when what was stored at the call is handled or gone")
 	c.judge(h, accountedFor(cursors), ordered, unique)
 	// What the stream still holds can't have been skipped: the last ones were never trimmed.
 	c.judge(h, complete(sequence("p", next-20, next-1)...))

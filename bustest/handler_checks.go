@@ -14,7 +14,7 @@ import (
 var handlerChecks = []Check{
 	{
 		Name: "PanicContained", Run: panicContained,
-		Rule: "a handler that panics ends neither the process nor its subscription; the hook is told with subject and stack",
+		Rule: "a handler that panics or ends its goroutine ends neither the process nor its subscription; the hook is told with subject and stack",
 	},
 	{
 		Name: "HandlerError", Run: handlerError,
@@ -35,7 +35,7 @@ var handlerChecks = []Check{
 	},
 	{
 		Name: "SubscribeInHandler", Run: subscribeInHandler,
-		Rule: "subscribing from inside a handler works, and the next message is delivered",
+		Rule: "subscribing from inside a handler waits for no replay, and the next message is delivered",
 	},
 	{
 		Name: "UnsubscribeInHandler", Run: unsubscribeInHandler,
@@ -50,11 +50,15 @@ var handlerChecks = []Check{
 func panicContained(c *C) {
 	e := c.env()
 	b := c.open(e)
-	own, none := &history{name: "with a hook"}, &history{name: "without a hook"}
+	own, none, gone := &history{name: "with a hook"}, &history{name: "without a hook"}, &history{name: "which ends its goroutine"}
 	faulty := func(h *history) bus.Handler {
 		return func(_ context.Context, m *bus.Message) error {
 			h.message(m)
-			if string(m.Data) == numbered("p", 2) {
+			switch {
+			case string(m.Data) != numbered("p", 2):
+			case h == gone:
+				runtime.Goexit() // as t.FailNow does
+			default:
 				panic("on purpose")
 			}
 			return nil
@@ -62,17 +66,18 @@ func panicContained(c *C) {
 	}
 	c.subscribeFunc(b, c.subject("a"), faulty(own), bus.OnError(own.hook()))
 	c.subscribeFunc(b, c.subject("a"), faulty(none))
+	c.subscribeFunc(b, c.subject("a"), faulty(gone), bus.OnError(gone.hook()))
 	other := c.subscribe(b, c.subject("a"))
 	want := sequence("p", 1, 4)
 	for _, text := range want {
 		c.publish(b, c.subject("a"), text)
 	}
-	for _, h := range []*history{own, none, other} {
+	for _, h := range []*history{own, none, gone, other} {
 		c.awaitText(h, want[3])
 		c.judge(h, exactly(want...))
 	}
 	c.judge(other, quiet)
-	for _, h := range []*history{own, e.problems} {
+	for _, h := range []*history{own, gone, e.problems} {
 		p := c.awaitProblem(h, bus.ErrPanic).problem
 		if p.Subject != c.subject("a") || p.Pattern != c.subject("a") {
 			c.Errorf("%s: the problem has pattern %q and subject %q", h.name, p.Pattern, p.Subject)
@@ -206,12 +211,18 @@ func subscribeInHandler(c *C) {
 	c.kinds(b, func(root string) {
 		inner := &history{name: root + ", subscribed in a handler"}
 		subscribed := make(chan error, 1)
+		returned, returns := c.gate()
 		c.subscribeFunc(b, c.subject(root+".a"), func(ctx context.Context, m *bus.Message) error {
 			opts := []bus.SubscribeOption{wide}
 			if root == "held" {
-				opts = append(opts, bus.All()) // whose replay must not be waited for here
+				opts = append(opts, bus.All()) // which begins with a message whose handler waits for this one
 			}
-			_, err := b.Subscribe(ctx, c.subject(root+".*"), inner.handler(), opts...)
+			_, err := b.Subscribe(ctx, c.subject(root+".*"), func(_ context.Context, m *bus.Message) error {
+				<-returned
+				inner.message(m)
+				return nil
+			}, opts...)
+			returns()
 			subscribed <- err
 			return nil
 		})

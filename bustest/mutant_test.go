@@ -37,6 +37,7 @@ func reference(cfg refbus.Config) Harness {
 	for _, a := range Abilities() {
 		switch {
 		case cfg.Several && a == Locking, !cfg.Several && a == Distributed:
+		case cfg.Volatile && (a == Durable || a == CrashSafe || a == Locking):
 		case cfg.NoHeaders && a == Headers:
 		case cfg.NoStreams && (a == Streams || a == Durable || a == CrashSafe || a == DurableGroups):
 		case cfg.NoGroups && a == Groups, cfg.NoDurableGroups && a == DurableGroups:
@@ -62,19 +63,24 @@ var several = refbus.Config{Several: true}
 var mutants = []mutant{
 	{bug: "corrupt", check: "RoundTrip"},
 	{bug: "wrongSubject", check: "RoundTrip"},
+	{bug: "shortSubjects", check: "RoundTrip"},
 	{bug: "nilDropped", check: "EmptyPayload"},
 	{bug: "starMany", check: "StarTable"},
 	{bug: "tailZero", check: "TailTable"},
 	{bug: "prefix", check: "LiteralTable"},
 	{bug: "noValidate", check: "BadSubject"},
+	{bug: "longOK", check: "BadSubject"},
 	{bug: "wildcardOK", check: "PublishWildcard"},
 	{bug: "reservedOK", check: "ReservedSubject"},
+	{bug: "inboxSeen", check: "ReservedUnseen"},
 	{bug: "dupMatch", check: "OverlapOnce"},
 	{bug: "midStarLiteral", check: "MatchModel"},
 
 	{bug: "errNoSubs", check: "NoSubscribers"},
 	{bug: "trunc", check: "AnyBytes"},
 	{bug: "sizeFirst", check: "PublishOrderOfErrors"},
+	{bug: "cancelStores", check: "PublishCancelled"},
+	{bug: "unknownBare", check: "PublishCancelled"},
 	{bug: "headersUncounted", check: "HeadersCount"},
 	{bug: "slowNoStream", check: "OutsideStreams"},
 	{bug: "dedupRace", check: "MessageIDAtOnce"},
@@ -94,6 +100,7 @@ var mutants = []mutant{
 	{bug: "bigOK", check: "MaxPayload"},
 	{bug: "precancelOK", check: "DoneContext"},
 	{bug: "earlyTick", check: "Tick", cfg: refbus.Config{Tick: 10 * time.Millisecond}, child: true, said: "nothing before"},
+	{bug: "tickedReplay", check: "Tick", cfg: refbus.Config{Tick: 10 * time.Millisecond}, child: true, said: "a replay took"},
 
 	{bug: "lifo", check: "FIFO"},
 	{bug: "goPerMsg", check: "FIFOPerPublisher"},
@@ -105,7 +112,9 @@ var mutants = []mutant{
 	{bug: "causeLater", check: "Causal"},
 
 	{bug: "boundedBurst", check: "Burst"},
+	{bug: "lose1pc", check: "Burst"},
 	{bug: "smallDefault", check: "DefaultBuffer"},
+	{bug: "bytesUnbounded", check: "DefaultBuffer"},
 	{bug: "racyMap", check: "Storm", child: true, said: "map"},
 	{bug: "quadraticSub", check: "ManySubscriptions"},
 	{bug: "leakSubs", check: "Residue"},
@@ -117,15 +126,20 @@ var mutants = []mutant{
 	{bug: "roomToAppend", check: "KeepAndAppend"},
 	{bug: "reuseBuffer", check: "KeepAndAppend"},
 	{bug: "serialFanout", check: "SlowHandlerAlone"},
+	{bug: "handlerPool", check: "SlowHandlerAlone"},
 	{bug: "blockPub", check: "SlowHandlerNoPublisher"},
 	{bug: "silentDrop", check: "LossIsCounted"},
 	{bug: "dropsUntold", check: "LossIsCounted"},
 	{bug: "tickUnbounds", check: "BufferBounds", cfg: refbus.Config{Tick: 5 * time.Millisecond}},
+	{bug: "bytesUnbounded", check: "BufferBounds"},
+	{bug: "bigDropped", check: "BufferBounds"},
 	{bug: "dropsCaptured", check: "SlowCatchesUp"},
 
 	{bug: "panicKill", check: "PanicContained", child: true, said: "panic: on purpose"},
 	{bug: "panicSilent", check: "PanicContained"},
 	{bug: "panicEnds", check: "PanicContained"},
+	{bug: "goexitEnds", check: "PanicContained"},
+	{bug: "goexitSilent", check: "PanicContained"},
 	{bug: "errorSwallowed", check: "HandlerError"},
 	{bug: "errorEnds", check: "HookHarmsNobody"},
 	{bug: "hookKill", check: "HookHarmsNobody", child: true, said: "panic: in the hook, on purpose"},
@@ -139,6 +153,7 @@ var mutants = []mutant{
 	{bug: "contextKept", check: "HandlerContext"},
 	{bug: "lockInHandler", check: "PublishInHandler"},
 	{bug: "lockInHandler", check: "SubscribeInHandler"},
+	{bug: "inHandlerWaits", check: "SubscribeInHandler"},
 	{bug: "selfFence", check: "UnsubscribeInHandler"},
 	{bug: "closeWaitsInHandler", check: "CloseInHandler"},
 
@@ -158,6 +173,7 @@ var mutants = []mutant{
 	{bug: "subAfterClose", check: "AfterClose"},
 	{bug: "bareErr", check: "AfterClose"},
 	{bug: "secondCloseEarly", check: "CloseTwice"},
+	{bug: "doubleClosePanic", check: "CloseTwice"},
 	{bug: "noCloseFence", check: "CloseFence"},
 	{bug: "dropOnClose", check: "CloseFlushes"},
 	{bug: "closeCutsReplay", check: "CloseFinishesReplay"},
@@ -165,9 +181,14 @@ var mutants = []mutant{
 	{bug: "closeSendsOnClosed", check: "CloseUnderFire"},
 	{bug: "closeWaitsForever", check: "CloseStuckHandler"},
 	{bug: "stuckUnsaid", check: "CloseStuckHandler"},
+	{bug: "stuckKeepsLock", check: "CloseStuckHandler"},
+	{bug: "closeWaitsLong", check: "CloseStuckHandler", child: true, bubble: true, said: "waited 10"},
+	{bug: "closeLosesLate", check: "CloseUnderFireKept"},
+	{bug: "closeRefusesStored", check: "CloseUnderFireKept"},
 
 	{bug: "recreate", check: "EnsureTwice"},
 	{bug: "noUpdate", check: "EnsureUpdates"},
+	{bug: "releaseDrops", check: "EnsureUpdates"},
 	{bug: "negOK", check: "EnsureInvalid"},
 	{bug: "overlapOK", check: "EnsureOverlap"},
 	{bug: "ensureRace", check: "EnsureAtOnce"},
@@ -182,6 +203,7 @@ var mutants = []mutant{
 	{bug: "epochKept", check: "RemoveStream"},
 	{bug: "listMiscounts", check: "StreamList"},
 	{bug: "listAliases", check: "StreamList"},
+	{bug: "partUpdate", check: "StreamList"},
 	{bug: "healthLies", check: "Health"},
 	{bug: "deafWhenCaptured", check: "CaptureChanges"},
 	{bug: "capturedTwice", check: "CaptureReturns"},
@@ -191,6 +213,7 @@ var mutants = []mutant{
 	{bug: "bigAccepted", check: "MaxBytes"},
 	{bug: "overheadForgotten", check: "MaxBytes"},
 	{bug: "neverExpire", check: "MaxAge"},
+	{bug: "silentGap", check: "MaxAge"},
 	{bug: "subjectsSpared", check: "LowerLimits"},
 	{bug: "noUpdate", check: "LowerLimits"},
 	{bug: "updateForgotten", check: "ReopenChanged"},
@@ -198,6 +221,7 @@ var mutants = []mutant{
 
 	{bug: "asyncStore", check: "ReadYourWrites"},
 	{bug: "replayUnmarked", check: "Receipt"},
+	{bug: "timeOfDelivery", check: "Receipt"},
 	{bug: "noDedup", check: "MessageID"},
 	{bug: "untoldDuplicate", check: "MessageID"},
 	{bug: "expectIgnored", check: "Expect"},
@@ -235,6 +259,7 @@ var mutants = []mutant{
 	{bug: "slowSpared", check: "LimitsWin"},
 	{bug: "lastBecomesAll", check: "TrimDuringSnapshot"},
 	{bug: "trimMiddle", check: "TrimDuringReplay"},
+	{bug: "waitsForGone", check: "TrimDuringReplay"},
 	{bug: "silentGap", check: "ResumeGapTold"},
 	{bug: "newestSkipped", check: "NewestOfSubject"},
 
@@ -272,6 +297,7 @@ var mutants = []mutant{
 	{bug: "deadErrorRaw", check: "DeadLetter"},
 	{bug: "deadErrorWhole", check: "DeadLetter"},
 	{bug: "deadGoesOn", check: "DeadLetter"},
+	{bug: "tenAttempts", check: "DeadLetter", child: true, bubble: true, said: "want 5"},
 	{bug: "doneBeforeDead", check: "DeadBeforeDone"},
 	{bug: "deadUnneeded", check: "DeadStreamMissing"},
 	{bug: "deadInItself", check: "DeadStreamMissing"},
@@ -293,6 +319,7 @@ var mutants = []mutant{
 	{bug: "positionOutlivesStream", check: "GroupStreamRemoved"},
 
 	{bug: "strangers", check: "Elsewhere", cfg: several},
+	{bug: "lateSub", check: "Elsewhere", cfg: several},
 	{bug: "orderApart", check: "StreamOrderElsewhere", cfg: several},
 	{bug: "gap", check: "HandoverElsewhere", cfg: several},
 	{bug: "tableStale", check: "StreamsElsewhere", cfg: several},
@@ -308,6 +335,9 @@ var mutants = []mutant{
 	{bug: "noPersist", check: "Reopen"},
 	{bug: "seqReset", check: "CursorGrows"},
 	{bug: "noLock", check: "SecondOpen"},
+	{bug: "panicOnGarbage", check: "Damaged", child: true, said: "panic: damaged at byte"},
+	{bug: "garbageServed", check: "Damaged", child: true, said: "a message was changed"},
+	{bug: "endLost", check: "Damaged", child: true, said: "which was given before"},
 	{bug: "ackBeforeWrite", check: "Kill", child: true, said: "acknowledged before"},
 	{bug: "idsForgotten", check: "Kill", child: true, said: "was stored again"},
 	{bug: "resumeRepeats", check: "KillResume", child: true, said: "should be"},
@@ -322,6 +352,7 @@ var mutants = []mutant{
 	{bug: "reorderOnReconnect", check: "CutResumes"},
 	{bug: "downIsNil", check: "CutResumes"},
 	{bug: "noDedup", check: "CutResumes"},
+	{bug: "retryReorder", check: "CutResumes"},
 	{bug: "lossyRestart", check: "RestartResumes"},
 	{bug: "ignoreDeadline", check: "FrozenDeadline"},
 	{bug: "retryDoubles", check: "FrozenDeadline"},
@@ -333,6 +364,11 @@ var mutants = []mutant{
 	{bug: "streamsIgnored", check: "NoStreams", cfg: refbus.Config{NoStreams: true}},
 	{bug: "groupIgnored", check: "NoGroups", cfg: refbus.Config{NoGroups: true}},
 	{bug: "groupIgnored", check: "NoDurableGroups", cfg: refbus.Config{NoDurableGroups: true}},
+	{bug: "unsupportedUnnamed", check: "NoHeaders", cfg: refbus.Config{NoHeaders: true}},
+	{bug: "unsupportedUnnamed", check: "NoStreams", cfg: refbus.Config{NoStreams: true}},
+	{bug: "unsupportedUnnamed", check: "NoGroups", cfg: refbus.Config{NoGroups: true}},
+	{bug: "unsupportedUnnamed", check: "NoDurableGroups", cfg: refbus.Config{NoDurableGroups: true}},
+	{bug: "epochKept", check: "NoDurable", cfg: refbus.Config{Volatile: true}},
 }
 
 // harness is what catches m: short waits, since it is a bus that doesn't answer.
@@ -342,6 +378,9 @@ func (m mutant) harness() Harness {
 	h := reference(cfg)
 	h.Match = regexp.MustCompile("^" + m.check + "$")
 	h.Patience = time.Second
+	if m.bubble {
+		h.Patience = time.Minute // which takes none, and what it must be seen to wait for is longer
+	}
 	h.Settle = defaultSettle // what a mutant does late must be seen on a busy machine, too
 	h.Bubble = cfg.Tick > 0 || m.bubble
 	return h

@@ -3,6 +3,7 @@ package bustest
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -15,7 +16,7 @@ var storeChecks = []Check{
 	},
 	{
 		Name: "Receipt", Run: receipt, Needs: []Ability{Streams},
-		Rule: "a receipt tells the cursor with which the message is delivered, live and replayed",
+		Rule: "a receipt tells the cursor with which the message is delivered, live and replayed, each time with the time of its storing",
 	},
 	{
 		Name: "MessageID", Run: messageID, Needs: []Ability{Streams},
@@ -42,10 +43,15 @@ func readYourWrites(c *C) {
 	}
 }
 
+// clockSkew is how far a server's clock may be off.
+const clockSkew = time.Hour
+
 func receipt(c *C) {
 	b := c.Bus()
 	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
 	live := c.subscribe(b, c.subject("a.x"))
+	free := c.subscribe(b, c.subject("free"))
+	began := time.Now()
 	var cursors []bus.Cursor
 	want := sequence("p", 1, 10)
 	for _, text := range want {
@@ -57,7 +63,31 @@ func receipt(c *C) {
 		}
 	}
 	c.awaitText(live, want[9])
+	c.settle() // it is told again later
 	stored := c.subscribe(b, c.subject("a.x"), bus.All())
+	times := map[string]time.Time{}
+	for _, e := range live.all() {
+		times[e.text] = e.msg.Time
+	}
+	c.judge(stored, func(events []event) *fault {
+		last := began.Add(-clockSkew)
+		for at, e := range events {
+			switch {
+			case !e.msg.Time.Equal(times[e.text]):
+				return &fault{at, fmt.Sprintf("live its time was %v, replayed it is %v", times[e.text], e.msg.Time)}
+			case e.msg.Time.Before(last):
+				return &fault{at, fmt.Sprintf("its time is %v, that of what came before it %v", e.msg.Time, last)}
+			case e.msg.Time.After(time.Now().Add(clockSkew)):
+				return &fault{at, fmt.Sprintf("its time is %v, which is to come", e.msg.Time)}
+			}
+			last = e.msg.Time
+		}
+		return nil
+	})
+	c.publish(b, c.subject("free"), "of no stream")
+	if m := c.awaitText(free, "of no stream").msg; !m.Cursor.IsZero() || !m.Time.IsZero() || m.Replayed {
+		c.Errorf("a message of no stream has cursor %q, time %v, replayed %t", m.Cursor, m.Time, m.Replayed)
+	}
 	for _, h := range []*history{live, stored} {
 		c.judge(h, exactly(want...), inStreamOrder)
 		i := 0

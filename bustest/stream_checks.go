@@ -16,7 +16,7 @@ var streamChecks = []Check{
 	},
 	{
 		Name: "EnsureUpdates", Run: ensureUpdates, Needs: []Ability{Streams},
-		Rule: "EnsureStreams updates limits and subjects and loses only what the new limits discard",
+		Rule: "EnsureStreams updates limits and subjects and loses only what the new limits discard, also of a subject that is released and captured again",
 	},
 	{
 		Name: "EnsureInvalid", Run: ensureInvalid, Needs: []Ability{Streams},
@@ -53,7 +53,7 @@ var streamChecks = []Check{
 	},
 	{
 		Name: "MaxAge", Run: maxAge, Needs: []Ability{Streams},
-		Rule:   "a stream holds a message until MaxAge has passed, to the second",
+		Rule:   "a stream holds a message until MaxAge has passed, to the second; then it isn't delivered any more, which is told as ErrGap",
 		Origin: "nats-server keeps a message 450 ms with a MaxAge of 200 ms",
 	},
 }
@@ -108,6 +108,13 @@ func ensureUpdates(c *C) {
 	}
 	c.checkStored(b, c.subject("a"), sequence("p", 17, 20)...)
 	c.checkStored(b, c.subject("b"), sequence("p", 21, 23)...)
+	released := cfg
+	released.Subjects = cfg.Subjects[:1]
+	c.ensure(b, released)
+	c.publish(b, c.subject("b"), "uncaptured")
+	c.ensure(b, cfg)
+	c.checkStored(b, c.subject("b"), sequence("p", 21, 23)...)
+	c.checkStored(b, c.subject("a"), sequence("p", 17, 20)...)
 }
 
 func ensureInvalid(c *C) {
@@ -323,25 +330,21 @@ func maxAge(c *C) {
 	b := c.Bus()
 	const age = time.Second
 	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}, MaxAge: age})
+	slow, open := c.blockOn(b, "a")
 	began := time.Now()
-	c.publish(b, c.subject("a"), "ages")
-	h := c.subscribe(b, c.subject("a"), bus.All())
+	cursors := []bus.Cursor{c.firstCursor(slow), c.store(b, c.subject("a"), "ages")}
+	h := c.subscribe(b, c.subject("a"), bus.Last(1))
 	// A machine may have stood still meanwhile.
 	if time.Since(began) < age {
 		c.judge(h, exactly("ages"))
 	}
-	for {
+	c.until(fmt.Sprintf("a message to be discarded whose MaxAge is %v", age), age+c.h.Patience, func(int) bool {
 		h := c.subscribe(b, c.subject("a"), bus.All())
-		if err := h.sub.Unsubscribe(c.ctx); err != nil {
-			c.Errorf("Unsubscribe: %v", err)
-		}
-		if len(h.all()) == 0 {
-			return
-		}
-		if waited := time.Since(began); waited > age+c.h.Patience {
-			c.Fatalf("a message is still stored %v later, MaxAge is %v", waited, age)
-		}
-		retry := time.NewTimer(age / 20)
-		<-retry.C
-	}
+		c.unsubscribe(h.sub)
+		return len(h.all()) == 0
+	})
+	cursors = append(cursors, c.store(b, c.subject("a"), "young"))
+	open()
+	c.awaitText(slow, "young")
+	c.judge(slow, exactly("blocks", "young"), accountedFor(cursors))
 }

@@ -1,6 +1,7 @@
 package bustest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,7 +13,7 @@ import (
 var subjectChecks = []Check{
 	{
 		Name: "RoundTrip", Run: roundTrip,
-		Rule:   "a message arrives byte for byte as it was published, with its own subject",
+		Rule:   "a message arrives byte for byte as it was published, with its own subject, which may have 255 bytes",
 		Origin: "Go CDK's suite passes a driver that cuts bodies at 1000 bytes",
 	},
 	{
@@ -47,6 +48,10 @@ var subjectChecks = []Check{
 		Origin: "nats-server#6786, #6846",
 	},
 	{
+		Name: "ReservedUnseen", Run: reservedUnseen,
+		Rule: "'*' and '>' don't match a first token that is reserved: nobody is given what a backend says to itself",
+	},
+	{
 		Name: "OverlapOnce", Run: overlapOnce,
 		Rule: "a message is delivered once to each subscription that it matches, however many match it",
 	},
@@ -66,8 +71,8 @@ func roundTrip(c *C) {
 	for i := range long {
 		long[i] = byte(c.rand.IntN(256))
 	}
-	subjects := []string{c.subject("Plain"), c.subject("UPPER.lower.x-y_z"), c.subject("Zürich.東京"), c.subject("1.2.3")}
-	texts := []string{"plain text", string(every), "\xff\xfe not UTF-8 \xc3", string(long)}
+	subjects := []string{c.subject("Plain"), c.subject("UPPER.lower.x-y_z"), c.subject("Zürich.東京"), c.subject("1.2.3"), c.longSubject(255)}
+	texts := []string{"plain text", string(every), "\xff\xfe not UTF-8 \xc3", string(long), "the longest subject"}
 	h := c.subscribe(b, c.subject(">"))
 	for i, subject := range subjects {
 		c.publish(b, subject, texts[i])
@@ -75,6 +80,12 @@ func roundTrip(c *C) {
 	c.publish(b, c.subject("end"), "end")
 	c.awaitText(h, "end")
 	c.judge(h, exactly(append(texts, "end")...), onSubjects(append(subjects, c.subject("end"))...))
+}
+
+// longSubject is a subject of so many bytes.
+func (c *C) longSubject(size int) string {
+	subject := c.subject("")
+	return subject + strings.Repeat("x", size-len(subject))
 }
 
 // onSubjects: the messages were delivered with these subjects.
@@ -206,7 +217,7 @@ func onlyMarkers(events []event) *fault {
 func badSubject(c *C) {
 	b := c.Bus()
 	watch := c.subscribe(b, c.subject(">"), wide)
-	tails := []string{"", ".", "a.", "a..b", ".a", "a b", "a\tb", "a\r", "a\nb", "a\x00b", "a\x7fb", "a\xffb", "a\u0085b", "a\u2028b", strings.Repeat("x", 256)}
+	tails := []string{"", ".", "a.", "a..b", ".a", "a b", "a\tb", "a\r", "a\nb", "a\x00b", "a\x7fb", "a\xffb", "a\u0085b", "a\u2028b", strings.TrimPrefix(c.longSubject(256), c.subject(""))}
 	for _, tail := range tails {
 		c.refused(b, watch, c.subject(tail))
 		c.refusedPattern(b, c.subject(tail))
@@ -242,6 +253,50 @@ func reservedSubject(c *C) {
 			c.Errorf("Publish on %q: want ErrBadSubject, have %v", subject, err)
 		}
 		c.refusedPattern(b, subject)
+	}
+}
+
+// reservedUnseen subscribes to everything. Where the bus is shared, that is also what others publish.
+func reservedUnseen(c *C) {
+	b := c.Bus()
+	c.kinds(b, func(string) {}) // a stream that comes later may end a subscription
+	ends := map[string]string{">": c.subject("end"), "*": c.prefix, "*.*": c.subject("end"), "*.>": c.subject("end"), "*.*.*": c.subject("end.x")}
+	var histories []*history
+	for pattern := range ends {
+		h := &history{name: pattern}
+		histories = append(histories, h)
+		c.subscribeFunc(b, pattern, func(_ context.Context, m *bus.Message) error {
+			if strings.HasPrefix(m.Subject, "$") || strings.HasPrefix(m.Subject, "_") || m.Subject == ends[pattern] {
+				h.message(m)
+			}
+			return nil
+		}, wide)
+	}
+	c.kinds(b, func(root string) {
+		h := c.subscribe(b, c.subject(root+".a"))
+		var opts []bus.PublishOption
+		if root == "held" {
+			opts = append(opts, bus.MessageID("id"), bus.ExpectNone())
+		}
+		c.publish(b, c.subject(root+".a"), "x", opts...)
+		c.awaitText(h, "x")
+		if root == "held" {
+			c.checkStored(b, c.subject("held.a"), "x")
+			last := c.subscribe(b, c.subject("held.*"), bus.Last(1))
+			c.judge(last, exactly("x"))
+		}
+	})
+	for _, h := range histories {
+		c.publish(b, ends[h.name], "end of "+h.name)
+		c.awaitText(h, "end of "+h.name)
+		c.judge(h, func(events []event) *fault {
+			for at, e := range events {
+				if e.subject != ends[h.name] {
+					return &fault{at, "its first token is reserved"}
+				}
+			}
+			return nil
+		})
 	}
 }
 

@@ -25,7 +25,9 @@ func TestRun_passesOddButConformingBuses(t *testing.T) {
 		"ticks":          {Tick: 2 * time.Millisecond},
 		"gaps":           {Gaps: true},
 		"wrapped errors": {Wrap: true},
+		"tiny buffers":   {Tiny: true},
 		"several":        several,
+		"volatile":       {Volatile: true},
 		"lacks a lot":    {NoHeaders: true, NoStreams: true, NoGroups: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -61,7 +63,7 @@ func TestExamine_reportsEveryCheck(t *testing.T) {
 	report := Examine(t.Context(), h)
 	require.Len(t, report.Results, len(Checks())+3)
 	want := map[string]Status{
-		"NoGroups": Passed, "NoHeaders": NotClaimed, "NoStreams": NotClaimed, "Kill": NotClaimed, "Tick": NotClaimed,
+		"NoGroups": Passed, "NoHeaders": NotClaimed, "NoStreams": NotClaimed, "NoDurable": NotClaimed, "Kill": NotClaimed, "Tick": NotClaimed,
 		"ExtraFails": Failed, "ExtraPanics": Failed,
 	}
 	for _, res := range report.Results {

@@ -24,7 +24,7 @@ func (s *subscription) staleLocked(l *leg, it item) bool {
 		return false
 	}
 	now := time.Now()
-	if cfg.MaxAge > 0 && now.Sub(it.m.Time) > cfg.MaxAge {
+	if cfg.MaxAge > 0 && now.Sub(it.m.Time) >= cfg.MaxAge {
 		return true
 	}
 	if cfg.MaxBytes > 0 && it.before > 0 && l.feed.stored.Load()-it.before >= cfg.MaxBytes {
@@ -113,6 +113,7 @@ func (s *subscription) resnap(l *leg) {
 		s.endOrRetry(l, err)
 		return
 	}
+	left = l.accept(left)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || len(l.resnap) == 0 {
@@ -124,9 +125,6 @@ func (s *subscription) resnap(l *leg) {
 		i = len(left)
 	}
 	left = left[i:]
-	for _, m := range left {
-		m.Replayed = true
-	}
 	if len(left) < len(l.resnap) && l.feed.config.Load().Config.MaxMsgsPerSubject == 0 {
 		before := l.target + 1
 		if len(left) > 0 {
@@ -140,17 +138,7 @@ func (s *subscription) resnap(l *leg) {
 
 // take makes a batch that was read the next one of its leg.
 func (s *subscription) take(l *leg, epoch string, after uint64, batch Batch) {
-	messages := batch.Messages[:0]
-	for _, m := range batch.Messages {
-		if bus.CheckSubject(m.Subject) == nil && checkHeader(m.Header) == nil {
-			m.Replayed = m.Cursor.Sequence() <= l.target
-			messages = append(messages, m)
-			continue
-		}
-		l.feed.mu.Lock()
-		l.feed.acceptable(m)
-		l.feed.mu.Unlock()
-	}
+	messages := l.accept(batch.Messages)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || l.epoch != epoch || l.pos != after {
@@ -158,6 +146,18 @@ func (s *subscription) take(l *leg, epoch string, after uint64, batch Batch) {
 	}
 	l.batch, l.holes, l.pos = messages, batch.Holes, batch.Through
 	l.readAt, l.fresh, l.failing = time.Now(), true, false
+}
+
+// accept leaves what keeps the grammar of messages that were read, and marks what was stored at the call.
+func (l *leg) accept(read []*bus.Message) []*bus.Message {
+	messages := read[:0]
+	for _, m := range read {
+		if l.feed.acceptable(m) {
+			m.Replayed = m.Cursor.Sequence() <= l.target
+			messages = append(messages, m)
+		}
+	}
+	return messages
 }
 
 // endOrRetry waits before a failed read is tried again; what captures the pattern may have changed.

@@ -70,7 +70,7 @@ func (g *group) leave(l *leg, back *Delivery) {
 
 // callMember runs the handler of a member of a group.
 func (s *subscription) callMember(l *leg, d *Delivery) {
-	err := errors.New("the handler has ended its goroutine")
+	err := errGoexit // unless the handler returns
 	defer func() { l.group.finished(l, d, err) }()
 	if s.attempts > 0 && d.Attempt > 2*s.attempts {
 		err = fmt.Errorf("it was delivered %d times, and the handlers' processes didn't live to say how it went", d.Attempt-1)

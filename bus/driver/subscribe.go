@@ -352,9 +352,7 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 		} else {
 			l.batch, err = s.b.backend.LastPerSubject(ctx, stream, q)
 			l.pos, l.readAt, l.fresh, l.snapshot = last, time.Now(), true, true
-			for _, m := range l.batch {
-				m.Replayed = true
-			}
+			l.batch = l.accept(l.batch)
 		}
 		if err != nil {
 			return nil, err

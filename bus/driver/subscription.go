@@ -223,6 +223,9 @@ func cursorOrZero(epoch string, seq uint64) bus.Cursor {
 	return bus.NewCursor(epoch, seq)
 }
 
+// errGoexit is how a handler fails that runtime.Goexit has ended, as t.FailNow does.
+var errGoexit = fmt.Errorf("%w: it has ended its goroutine", bus.ErrPanic)
+
 // call runs the handler and returns how it failed, which it has told.
 func (s *subscription) call(m *bus.Message) (failure error) {
 	if s.b.metrics != nil && s.fills == nil {
@@ -233,17 +236,23 @@ func (s *subscription) call(m *bus.Message) (failure error) {
 		s.last = m.Cursor
 		s.mu.Unlock()
 	}
+	returned := false
 	defer func() {
 		if r := recover(); r != nil {
 			failure = fmt.Errorf("%w: %v", bus.ErrPanic, r)
-			s.report(bus.Problem{Err: failure, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
+		} else if !returned {
+			failure = errGoexit
+		} else {
+			return
 		}
+		s.report(bus.Problem{Err: failure, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
 	}()
 	ctx := s.ctx
 	if s.b.traces != nil && m.Header != nil {
 		ctx = s.b.traces.Extract(ctx, m.Header)
 	}
 	failure = s.handler(ctx, m)
+	returned = true
 	if failure != nil {
 		s.report(bus.Problem{Err: failure, Subject: m.Subject, Cursor: m.Cursor})
 	}

@@ -13,6 +13,11 @@
 // Its directory is private to the user and belongs to one process at a time: a second one
 // is bus.ErrLocked. (The server itself would let both in, and they would lose each other's messages.)
 //
+// Of a store that is damaged the server takes what is left: it skips a message whose checksum is wrong, without a word
+// (nats-server#7549), and cuts a file at the first record that makes no sense. A stream that has lost its end is another
+// epoch then, which is logged. Damage that the server doesn't survive is an error of Open that names the file, as far as it lies
+// in the newest 64 MiB of a stream; a member of a cluster can be given an empty directory then.
+//
 // # A cluster
 //
 // Three or more programs, each with an embedded server, that hold together what is stored:

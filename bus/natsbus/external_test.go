@@ -403,3 +403,39 @@ func TestElsewhere_publishingWhatTheUserMayNotIsForbidden(t *testing.T) {
 	require.Equal(t, "note.secret", problems.problems[0].Subject)
 	require.NoError(t, b.Publish(ctx, "chat.Go", nil), "the rest is permitted")
 }
+
+// A client that writes its protocol by hand can store a header that no client can read.
+func TestElsewhere_skipsAndReportsAHeaderThatIsNone(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var problems collector
+	b := openURL(t, s.ClientURL(), bus.OnError(problems.hook))
+	require.NoError(t, b.EnsureStreams(ctx, chat))
+	var live, all, last collector
+	_, err := b.Subscribe(ctx, "chat.>", live.handle)
+	require.NoError(t, err)
+	require.NoError(t, b.Publish(ctx, "chat.a", []byte("before")))
+	conn, err := net.Dial("tcp", s.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	const header = "NATS/1.0\r\nno header at all\r\n\r\n"
+	_, err = fmt.Fprintf(conn, "CONNECT {\"headers\":true,\"verbose\":false}\r\nHPUB chat.b %d %d\r\n%sbad\r\nPING\r\n", len(header), len(header)+3, header)
+	require.NoError(t, err)
+	_, js := raw(t, s.ClientURL())
+	eventually(t, func() bool {
+		stream, err := js.Stream(ctx, "CHAT")
+		return err == nil && stream.CachedInfo().State.Msgs == 2
+	}, "the bad message is stored")
+	require.NoError(t, b.Publish(ctx, "chat.c", []byte("after")))
+	want := []string{"before", "after"}
+	eventually(t, func() bool { return slices.Equal(live.texts(), want) }, "the good messages, live")
+	fresh := openURL(t, s.ClientURL(), bus.OnError(problems.hook))
+	_, err = fresh.Subscribe(ctx, "chat.>", all.handle, bus.All())
+	require.NoError(t, err)
+	require.Equal(t, want, all.texts())
+	_, err = fresh.Subscribe(ctx, "chat.>", last.handle, bus.LastPerSubject())
+	require.NoError(t, err)
+	require.Equal(t, want, last.texts())
+	eventually(t, func() bool { return problems.told(bus.ErrBadHeader) == 2 }, "one report for the stream and bus")
+}

@@ -228,7 +228,7 @@ func (p *groupShare) receive(m *nats.Msg) {
 	p.mu.Unlock()
 	p.lookForGap()
 	p.sink.Deliver(&driver.Delivery{Attempt: place.attempt, Ticket: m.Reply, Message: &bus.Message{
-		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header),
+		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(p.b.headerAt(p.stream.Config.Name, place.sequence, readable(m))),
 		Cursor: bus.NewCursor(p.stream.Epoch, place.sequence), Time: place.time,
 	}})
 }

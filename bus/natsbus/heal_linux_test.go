@@ -79,3 +79,27 @@ func TestFullDisk_isSaidAndHealsWhenThereIsRoom(t *testing.T) {
 	}
 	eventually(t, func() bool { return len(live.texts()) >= len(all.texts()) }, "what was stored, live")
 }
+
+func TestOpen_saysThatAStoreIsReadOnly(t *testing.T) {
+	dir := smallDisk(t, 16<<20)
+	store := filepath.Join(dir, "store")
+	stored(t, store, 10)
+	require.NoError(t, syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+	_, err := natsbus.Open(t.Context(), store)
+	require.ErrorContains(t, err, store)
+	require.ErrorContains(t, err, "read-only file system")
+	require.NoError(t, syscall.Mount("", dir, "", syscall.MS_REMOUNT, ""))
+	require.Equal(t, 10, len(held(t, store)), "it was left as it was")
+}
+
+// held is what a stream holds.
+func held(t *testing.T, dir string) []string {
+	t.Helper()
+	b, err := natsbus.Open(t.Context(), dir)
+	require.NoError(t, err)
+	defer b.Close(context.Background())
+	var got collector
+	_, err = b.Subscribe(t.Context(), "a", got.handle, bus.All())
+	require.NoError(t, err)
+	return got.texts()
+}

@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/base64"
@@ -36,6 +37,8 @@ type getResult struct {
 	guessed  bool   // pending only says whether to ask again
 	call     string // of the last message: see callHeader
 }
+
+var headerEnd = []byte("\r\n\r\n")
 
 var errTooMany = errors.New("more subjects than the server lists at once")
 
@@ -107,13 +110,33 @@ func (b *backend) getDirect(ctx context.Context, stream string, r getRequest) (*
 		seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
 		at, err2 := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
 		if err != nil || err2 != nil {
-			return nil, errReply
+			return b.pastUnreadable(ctx, stream, r, result)
 		}
 		if previous := m.Header.Get("Nats-Last-Sequence"); previous != "" && previous != strconv.FormatUint(result.last(), 10) {
 			return nil, errReply // one has got lost between two servers
 		}
-		result.add(m.Header.Get("Nats-Subject"), seq, at, m.Data, m.Header)
+		result.add(m.Header.Get("Nats-Subject"), seq, at, m.Data, b.headerAt(stream, seq, m.Header))
 	}
+}
+
+// pastUnreadable ends an answer before a message whose header can't be read, and with it the place where it stands.
+func (b *backend) pastUnreadable(ctx context.Context, stream string, r getRequest, before *getResult) (*getResult, error) {
+	switch {
+	case len(r.Last) > 0:
+		return nil, errTooMany // one that reads everything comes past it
+	case len(before.messages) == 0:
+		return b.getOne(ctx, stream, r)
+	}
+	before.pending, before.guessed = 1, true
+	return before, nil
+}
+
+// headerAt is the header of a message of a stream, unless it is in doubt.
+func (b *backend) headerAt(stream string, seq uint64, h nats.Header) nats.Header {
+	if b.server != nil && b.server.doubts.of(stream, seq) {
+		return unreadable
+	}
+	return h
 }
 
 // getOne reads one message through the stream's leader.
@@ -144,11 +167,12 @@ func (b *backend) getOne(ctx context.Context, stream string, r getRequest) (*get
 	}
 	var h nats.Header
 	if len(raw) > 0 {
-		if h, err = nats.DecodeHeadersMsg(raw); err != nil {
-			h = nats.Header{"": {""}} // breaks the grammar, which is reported where it is read
+		// What stands behind its end was once data.
+		if h, err = nats.DecodeHeadersMsg(raw); err != nil || bytes.Index(raw, headerEnd) != len(raw)-len(headerEnd) {
+			h = unreadable
 		}
 	}
-	result.add(m.Subject, m.Seq, m.Time, m.Data, h)
+	result.add(m.Subject, m.Seq, m.Time, m.Data, b.headerAt(stream, m.Seq, h))
 	result.pending, result.guessed = 1, true
 	return result, nil
 }

@@ -41,6 +41,18 @@ func header(h nats.Header) bus.Header {
 	return out
 }
 
+// unreadable is the header of a message of which nats.go could make none. It breaks the grammar, so the message is
+// skipped, and that is reported.
+var unreadable = nats.Header{"": {""}}
+
+// readable returns the header of m. Of one that nats.go couldn't read it leaves nothing but the size.
+func readable(m *nats.Msg) nats.Header {
+	if m.Header == nil && m.Size() > len(m.Subject)+len(m.Reply)+len(m.Data) {
+		return unreadable
+	}
+	return m.Header
+}
+
 // listen is a subscription to uncaptured messages.
 type listen struct {
 	sink    driver.Sink
@@ -96,7 +108,7 @@ func (l *listen) receive(m *nats.Msg) {
 	}
 	// A wildcard also sees what is reserved: $JS, _INBOX.
 	if subject[0] != '$' && subject[0] != '_' {
-		l.sink.Deliver(driver.Entry{Message: &bus.Message{Subject: subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header)}})
+		l.sink.Deliver(driver.Entry{Message: &bus.Message{Subject: subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(readable(m))}})
 	}
 }
 
@@ -342,7 +354,7 @@ func (t *tail) receive(run int, m *nats.Msg) {
 	t.after = place.sequence
 	t.b.reached(t.stream.Config.Name, place.sequence)
 	t.sink.Deliver(driver.Entry{Prev: place.sequence - 1, Message: &bus.Message{
-		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(m.Header),
+		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(readable(m)),
 		Cursor: bus.NewCursor(t.stream.Epoch, place.sequence), Time: place.time,
 	}})
 }

@@ -34,6 +34,7 @@ type embedded struct {
 	lock   *os.File
 	disk   *disk
 	lives  *lives
+	doubts doubts
 	server *server.Server
 
 	config    *server.JetStreamConfig
@@ -65,6 +66,9 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 			return err
 		}
 		if err := e.claim(); err != nil {
+			return err
+		}
+		if e.doubts, err = checkBlocks(e.dir); err != nil {
 			return err
 		}
 		if e.disk, err = openDisk(e.dir); err != nil {

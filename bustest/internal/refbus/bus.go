@@ -6,12 +6,10 @@
 package refbus
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -32,6 +30,9 @@ type Config struct {
 	Delay bool          // odd: some deliveries take a while
 	Yield bool          // odd: every step lets others go first
 	Wrap  bool          // odd: errors are wrapped three deep
+	Tiny  bool          // odd: uncaptured messages go through a channel that has room for one
+
+	Volatile bool // nothing outlives it
 
 	Several bool // those that are open on one Dir are one system, as processes on one server
 
@@ -68,6 +69,8 @@ type Bus struct {
 	log      *log
 	locked   net.Listener
 	link     *Link // nil: there is no server
+	wire     chan parcel
+	pool     chan struct{} // of the bug handlerPool
 }
 
 // Open opens a bus.
@@ -87,8 +90,9 @@ func openBus(cfg Config, opts []bus.OpenOption) (*Bus, error) {
 		cfg: cfg, o: bus.NewOpenOptions(opts), done: make(chan struct{}), hook: make(chan bus.Problem, 1024),
 		ends: make(chan struct{}), racy: map[string]int{},
 		groups: map[string]*group{}, kept: map[string]*place{}, waiting: map[*subscription]struct{}{},
+		wire: make(chan parcel, 1), pool: make(chan struct{}, 64),
 	}
-	if cfg.Dir != "" {
+	if cfg.Dir != "" && !cfg.Volatile {
 		if err := b.load(); err != nil {
 			return nil, fmt.Errorf("refbus: open %s: %w", cfg.Dir, err)
 		}
@@ -98,6 +102,9 @@ func openBus(cfg Config, opts []bus.OpenOption) (*Bus, error) {
 		return nil, err
 	}
 	go b.tellHook()
+	if cfg.Tiny {
+		go b.carry()
+	}
 	return b, nil
 }
 
@@ -167,183 +174,6 @@ func (b *Bus) refuse(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Publish implements bus.Bus.
-func (b *Bus) Publish(ctx context.Context, subject string, data []byte, opts ...bus.PublishOption) error {
-	b.pause()
-	o := bus.NewPublishOptions(opts)
-	var late func()
-	if b.link != nil {
-		copied := o
-		copied.Receipt = nil
-		if b.bug("retryDoubles") {
-			copied.MessageID = ""
-		}
-		data := bytes.Clone(data)
-		late = func() { _ = b.publish(context.WithoutCancel(ctx), subject, data, copied) } // nobody waits for it any more
-	}
-	return b.wrap("publish", subject, b.over(ctx, late, func() error { return b.publish(ctx, subject, data, o) }), data)
-}
-
-func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.PublishOptions) error {
-	if b.bug("racyMap") {
-		for range 5000 { // so that two meet
-			b.racy[subject]++
-		}
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if err := b.refuse(ctx); err != nil && !(b.bug("pubAfterClose") && errors.Is(err, bus.ErrClosed)) {
-		return err
-	}
-	if b.bug("closeSendsOnClosed") {
-		b.mu.Unlock()
-		_ = pauseUntil(ctx, 20*time.Millisecond) // so that Close comes in between, also on a busy machine
-		b.mu.Lock()
-		if b.closing {
-			b.mu.Unlock()
-			<-b.done
-			b.mu.Lock()
-		}
-		if b.closed {
-			panic("send on closed channel")
-		}
-	}
-	if err := bus.CheckSubject(subject); err != nil {
-		pattern := bus.CheckPattern(subject) == nil
-		reserved := strings.HasPrefix(subject, "$") || strings.HasPrefix(subject, "_")
-		switch {
-		case pattern && b.bug("wildcardOK"), reserved && b.bug("reservedOK"), !pattern && !reserved && b.bug("noValidate"):
-		default:
-			return err
-		}
-	}
-	tooLarge := b.cfg.MaxPayload > 0 && size(data, o.Header, !b.bug("headersUncounted")) > b.cfg.MaxPayload && !b.bug("bigOK")
-	if tooLarge && b.bug("sizeFirst") {
-		return bus.ErrTooLarge
-	}
-	if b.o.Propagator != nil && !b.bug("noTrace") && !b.cfg.NoHeaders {
-		o.Header = o.Header.Clone()
-		if o.Header == nil {
-			o.Header = bus.Header{}
-		}
-		b.o.Propagator.Inject(ctx, o.Header)
-	}
-	if b.cfg.NoHeaders && o.Header != nil && !b.bug("headersIgnored") {
-		return fmt.Errorf("headers are %w", bus.ErrUnsupported)
-	}
-	if err := checkHeader(o.Header); err != nil && !b.bug("badHeaderOK") {
-		return err
-	}
-	if strings.ContainsAny(o.MessageID, "\r\n\x00") || strings.TrimSpace(o.MessageID) != o.MessageID {
-		return fmt.Errorf("%w: the message ID", bus.ErrBadHeader)
-	}
-	if tooLarge {
-		return fmt.Errorf("%w: %d bytes, limit %d", bus.ErrTooLarge, len(data), b.cfg.MaxPayload)
-	}
-	if b.bug("leakSubjects") {
-		b.leaked = append(b.leaked, subject)
-	}
-	m := b.message(subject, data, o.Header)
-	if st := b.capturing(subject); st != nil {
-		return b.append(st, m, o)
-	}
-	if (o.MessageID != "" || o.Expect || o.Receipt != nil) && !b.bug("optionsIgnored") {
-		return bus.ErrNoStream
-	}
-	if b.bug("slowNoStream") && len(b.streams) > 0 {
-		b.mu.Unlock()
-		_ = pauseUntil(ctx, 50*time.Millisecond) // as one that waits for a stream to answer
-		b.mu.Lock()
-	}
-	return b.send(ctx, m)
-}
-
-// size is what a limit counts.
-func size(data []byte, header bus.Header, counted bool) int {
-	n := len(data)
-	for k, values := range header {
-		for _, v := range values {
-			if counted {
-				n += len(k) + len(v)
-			}
-		}
-	}
-	return n
-}
-
-// message makes the message that subscriptions share.
-func (b *Bus) message(subject string, data []byte, header bus.Header) *bus.Message {
-	m := &bus.Message{Subject: subject, Data: slices.Clip(bytes.Clone(data)), Header: header.Clone()}
-	switch b.cfg.Bug {
-	case "attemptEverywhere":
-		m.Attempt = 1
-	case "corrupt":
-		m.Data = []byte(strings.ToValidUTF8(string(m.Data), "?"))
-	case "wrongSubject":
-		m.Subject = strings.ToLower(subject)
-	case "aliasPub":
-		m.Data = data
-	case "roomToAppend":
-		m.Data = append(make([]byte, 0, len(data)+64), data...)
-	case "noHeaders":
-		m.Header = nil
-	}
-	return m
-}
-
-// send hands an uncaptured message to the queues. b.mu is held.
-func (b *Bus) send(ctx context.Context, m *bus.Message) error {
-	if len(m.Data) == 0 && (b.bug("nilDropped") || m.Header.Value("Status") != "" && b.bug("statusDropped")) {
-		return nil
-	}
-	var matching []*subscription // one of each place
-	places := map[*place]bool{}
-	for _, s := range b.subs {
-		if s.matches(m.Subject) && !s.early && !places[s.place] && !(b.bug("strangers") && s.stranger(ctx)) {
-			matching = append(matching, s)
-			places[s.place] = true
-		}
-	}
-	if len(matching) == 0 && b.bug("errNoSubs") {
-		return bus.ErrUnavailable
-	}
-	if len(matching) > 1 && b.bug("onlyFirst") {
-		matching = matching[:1]
-	}
-	if b.bug("leakMessages") {
-		b.leaked = append(b.leaked, m)
-	}
-	for _, s := range matching {
-		if b.bug("causeLater") && s.number%2 == 0 {
-			// Behind the next one that a handler publishes.
-			if s.held = append(s.held, m); !b.inHandler(ctx) {
-				continue
-			}
-			for i := range s.held {
-				s.push(s.held[len(s.held)-1-i])
-			}
-			s.held = nil
-			continue
-		}
-		for s.full(m) && b.bug("blockPub") {
-			b.mu.Unlock()
-			err := pauseUntil(ctx, time.Millisecond)
-			b.mu.Lock()
-			if err != nil {
-				return err
-			}
-		}
-		times := 1
-		if len(matching) > 1 && b.bug("dupMatch") {
-			times = len(matching)
-		}
-		for range times {
-			s.push(m)
-		}
-	}
-	return nil
-}
-
 // Subscribe implements bus.Bus.
 func (b *Bus) Subscribe(ctx context.Context, pattern string, handler bus.Handler, opts ...bus.SubscribeOption) (bus.Subscription, error) {
 	b.pause()
@@ -385,13 +215,16 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		s.poke()
 	}
 	b.mu.Unlock()
+	if b.bug("tickedReplay") && o.Start.Kind != bus.StartNew {
+		_ = pauseUntil(ctx, b.cfg.Tick)
+	}
 	if b.bug("idleTimeout") && o.Start.Kind != bus.StartNew && !s.hasPast() {
 		_ = pauseUntil(ctx, 50*time.Millisecond) // whether something comes after all
 	}
 	if b.bug("leakGo") {
 		go func() { select {} }()
 	}
-	if o.Background && !b.bug("backgroundIgnored") || b.inHandler(ctx) || b.bug("earlyReturn") {
+	if o.Background && !b.bug("backgroundIgnored") || b.inHandler(ctx) && !b.bug("inHandlerWaits") || b.bug("earlyReturn") {
 		return s, nil
 	}
 	ends := b.ends
@@ -419,6 +252,14 @@ func cmpErr(err, otherwise error) error {
 		return err
 	}
 	return otherwise
+}
+
+// lacks names what the bus can't do.
+func (b *Bus) lacks(what string) error {
+	if b.bug("unsupportedUnnamed") {
+		return bus.ErrUnsupported
+	}
+	return fmt.Errorf("%s: %w", what, bus.ErrUnsupported)
 }
 
 // Health implements bus.HealthChecker.
@@ -453,24 +294,4 @@ func (b *Bus) report(p bus.Problem) {
 	case b.hook <- p:
 	default:
 	}
-}
-
-func checkHeader(h bus.Header) error {
-	const token = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	for k, values := range h {
-		if k == "" || strings.Trim(k, token) != "" || strings.HasPrefix(strings.ToLower(k), "nats-") {
-			return fmt.Errorf("%w: key %q", bus.ErrBadHeader, k)
-		}
-		for _, v := range values {
-			if strings.ContainsAny(v, "\r\n\x00") || strings.TrimSpace(v) != v {
-				return fmt.Errorf("%w: the value of %s", bus.ErrBadHeader, k)
-			}
-		}
-	}
-	return nil
-}
-
-// sameFunc is how a bus goes wrong that removes a subscription by its handler.
-func sameFunc(a, b bus.Handler) bool {
-	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }

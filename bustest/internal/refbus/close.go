@@ -18,10 +18,17 @@ func (b *Bus) Close(ctx context.Context) error {
 		close(b.ends)
 	}
 	b.mu.Unlock()
+	if b.bug("doubleClosePanic") && !first {
+		close(b.ends)
+	}
 	if first {
 		cancel := func() {}
 		if _, has := ctx.Deadline(); !has || b.inHandler(ctx) {
-			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+			timeout := 5 * time.Second
+			if b.bug("closeWaitsLong") {
+				timeout *= 2
+			}
+			ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		}
 		finish := func() {
 			defer cancel()
@@ -47,6 +54,10 @@ func (b *Bus) Close(ctx context.Context) error {
 
 // finish drains the subscriptions, until ctx ends, and releases everything.
 func (b *Bus) finish(ctx context.Context) {
+	b.flush()
+	if b.bug("closeLosesLate") || b.bug("closeRefusesStored") {
+		_ = pauseUntil(ctx, 10*time.Millisecond) // so that calls meet it
+	}
 	b.mu.Lock()
 	subs := slices.Clone(b.subs)
 	for _, s := range subs {
@@ -93,7 +104,9 @@ func (b *Bus) finish(ctx context.Context) {
 		b.closeErr = b.wrap("close", strings.Join(stuck, ", "), bus.ErrHandlersRunning, nil)
 	}
 	b.closed = true
-	b.unload()
+	if len(stuck) == 0 || !b.bug("stuckKeepsLock") {
+		b.unload()
+	}
 	close(b.hook)
 	close(b.done)
 }

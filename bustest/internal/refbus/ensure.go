@@ -83,7 +83,7 @@ func (b *Bus) ensureAll(ctx context.Context, configs []bus.StreamConfig) error {
 		if b.bug("streamsIgnored") {
 			return nil
 		}
-		return b.wrap("ensure", "streams", bus.ErrUnsupported, nil)
+		return b.wrap("ensure", "", b.lacks("streams"), nil)
 	}
 	if b.bug("halfEnsure") && len(configs) > 1 && slices.ContainsFunc(b.streams, func(st *stream) bool { return st.cfg.Name == configs[0].Name }) {
 		return errors.Join(b.ensureAll(ctx, configs[:1]), b.ensureAll(ctx, configs[1:]))

@@ -43,6 +43,9 @@ var defaultWaits = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second
 // attempts is how often a member delivers and how long it waits after the nth failure.
 func (s *subscription) attempts() (limit int, wait func(n int) time.Duration) {
 	limit, waits := defaultAttempts, defaultWaits
+	if s.b.bug("tenAttempts") {
+		limit = 10
+	}
 	if s.o.Attempts != nil && !(*s.o.Attempts == 0 && s.b.bug("zeroIsDefault")) {
 		limit = *s.o.Attempts
 	}

@@ -2,6 +2,7 @@ package refbus
 
 import (
 	"slices"
+	"time"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -114,6 +115,7 @@ func (s *subscription) takeFrom(l *leg) (*bus.Message, *bus.Problem) {
 		if s.b.bug("lastBecomesAll") {
 			l.only = nil
 		}
+		s.goneAwaited = s.b.bug("waitsForGone")
 		if !s.b.bug("silentGap") {
 			return nil, &bus.Problem{Err: gap, Pattern: s.pattern}
 		}
@@ -157,6 +159,9 @@ func (s *subscription) takeFrom(l *leg) (*bus.Message, *bus.Problem) {
 		}
 		if seq <= l.past && !s.b.bug("replayUnmarked") {
 			m = &bus.Message{Subject: m.Subject, Data: m.Data, Header: m.Header, Cursor: m.Cursor, Time: m.Time, Replayed: true}
+			if s.b.bug("timeOfDelivery") {
+				m.Time = time.Now()
+			}
 			if s.b.bug("trunc") {
 				m.Data = slices.Clip(m.Data[:min(len(m.Data), 1000)])
 			}

@@ -230,6 +230,10 @@ func (b *Bus) over(ctx context.Context, late func(), call func() error) error {
 		if late == nil {
 			return fmt.Errorf("%w: the connection was lost", bus.ErrUnavailable)
 		}
+		if b.bug("retryReorder") {
+			time.AfterFunc(100*time.Millisecond, late)
+			return nil
+		}
 		if err := call(); err != nil {
 			return err
 		}

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -30,7 +32,13 @@ type line struct {
 	Pattern string            `json:",omitempty"`
 	Done    uint64            `json:",omitempty"` // a message of it is
 	Removed bool              `json:",omitempty"` // the group, or the stream
+	Closed  bool              `json:",omitempty"` // nothing was written when the bus was closed, until it was opened again
 }
+
+// A line begins with a checksum of the rest.
+const checksumSize = len("01234567 ")
+
+func checksum(text []byte) string { return fmt.Sprintf("%08x ", crc32.ChecksumIEEE(text)) }
 
 // write adds a line to the log of a bus that has one.
 func (b *Bus) write(v line) error {
@@ -48,7 +56,8 @@ func (l *log) write(v line) error {
 	if err != nil {
 		return err
 	}
-	_, err = l.w.Write(append(text, '\n'))
+	text = append(text, '\n')
+	_, err = l.w.Write(append([]byte(checksum(text)), text...))
 	if w, ok := l.w.(*bufio.Writer); ok && v.Config != nil {
 		return errors.Join(err, w.Flush()) // ackBeforeWrite is about messages
 	}
@@ -80,24 +89,59 @@ func (b *Bus) read() error {
 	}
 	r := bufio.NewReader(file)
 	whole := int64(0)
+	last := line{Closed: true} // of a new one
 	for {
 		text, err := r.ReadBytes('\n')
 		if err != nil { // the end, or half a line of a process that was killed
 			break
 		}
-		whole += int64(len(text))
-		var v line
-		if err := json.Unmarshal(text, &v); err != nil {
-			return err
+		last = line{}
+		switch sound := len(text) > checksumSize && string(text[:checksumSize]) == checksum(text[checksumSize:]); {
+		case sound:
+			err = json.Unmarshal(text[checksumSize:], &last)
+		case b.bug("panicOnGarbage"):
+			panic(fmt.Sprintf("damaged at byte %d", whole))
+		case b.bug("garbageServed") && len(b.streams) > 0:
+			st := b.streams[0]
+			m := &bus.Message{Subject: strings.Replace(st.cfg.Subjects[0], ">", "1", 1), Data: text, Cursor: st.cursor(st.seq + 1)}
+			last = line{Stream: st.cfg.Name, Seq: st.seq + 1, Message: m}
+		default:
+			err = fmt.Errorf("%s is damaged at byte %d", path, whole)
 		}
-		b.restore(v)
+		if err != nil {
+			return errors.Join(err, file.Close())
+		}
+		whole += int64(len(text))
+		b.restore(last)
 	}
 	if err := file.Truncate(whole); err != nil {
 		return err
 	}
 	b.log = &log{file: file, w: file}
+	return b.begin(last.Closed)
+}
+
+// begin notes that the bus is open. Where it has been closed since, what stands at the end of the log must say so:
+// otherwise that was lost, with some of what stood before.
+func (b *Bus) begin(closed bool) error {
+	mark := filepath.Join(b.cfg.Dir, "open")
+	_, err := os.Stat(mark)
+	if killed := err == nil; !killed && !closed && !b.bug("endLost") {
+		for _, st := range b.streams {
+			st.epoch = b.newEpoch(st.cfg.Name)
+			for _, m := range st.msgs {
+				m.Cursor = st.cursor(m.Cursor.Sequence())
+			}
+			if err := b.log.write(line{Config: &st.cfg, Epoch: st.epoch}); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.WriteFile(mark, []byte("open"), 0o600); err != nil {
+		return err
+	}
 	if b.bug("ackBeforeWrite") {
-		b.log.w = bufio.NewWriterSize(file, 16<<10)
+		b.log.w = bufio.NewWriterSize(b.log.file, 16<<10)
 	}
 	return nil
 }
@@ -110,6 +154,9 @@ func (b *Bus) restore(v line) {
 			i = len(b.streams) - 1
 		}
 		b.streams[i].epoch = v.Epoch
+		for _, m := range b.streams[i].msgs { // a new one is also of what was left
+			m.Cursor = b.streams[i].cursor(m.Cursor.Sequence())
+		}
 		if b.bug("limitsUndone") {
 			b.streams[i].cfg = *v.Config
 		} else {
@@ -154,10 +201,14 @@ func (b *Bus) unload() {
 	if b.log == nil {
 		return
 	}
+	err := b.log.write(line{Closed: true})
 	if w, ok := b.log.w.(*bufio.Writer); ok {
 		_ = w.Flush() // a mutant's
 	}
-	if err := b.log.file.Close(); err != nil {
+	if err == nil {
+		err = os.Remove(filepath.Join(b.cfg.Dir, "open"))
+	}
+	if err = errors.Join(err, b.log.file.Close()); err != nil {
 		b.o.Logger.Error("refbus: close", "error", err)
 	}
 	b.unlock()

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"time"
+
+	"github.com/jitney-go/jitney/bus"
 )
 
 // pause makes the odd buses odd.
@@ -27,6 +29,39 @@ func pauseUntil(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// parcel is an uncaptured message on its way to those for whom it was published.
+type parcel struct {
+	m    *bus.Message
+	to   []*subscription
+	gone chan struct{} // nil, or closed when all that was sent before it has arrived
+}
+
+// carry is the transport of the odd bus Tiny.
+func (b *Bus) carry() {
+	for {
+		select {
+		case p := <-b.wire:
+			b.mu.Lock()
+			_ = b.hand(context.Background(), p.m, p.to) // only a mutant fails
+			b.mu.Unlock()
+			if p.gone != nil {
+				close(p.gone)
+			}
+		case <-b.done:
+			return
+		}
+	}
+}
+
+// flush returns when what was sent has arrived.
+func (b *Bus) flush() {
+	if b.cfg.Tiny {
+		gone := make(chan struct{})
+		b.wire <- parcel{gone: gone}
+		<-gone
 	}
 }
 

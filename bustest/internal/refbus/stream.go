@@ -221,7 +221,13 @@ func (st *stream) trimSubject(subject string) {
 
 // change lets another config hold.
 func (st *stream) change(cfg bus.StreamConfig, b *Bus) {
+	if b.bug("partUpdate") {
+		cfg.MaxAge, cfg.Duplicates = st.cfg.MaxAge, st.cfg.Duplicates
+	}
 	st.cfg = cfg
+	if b.bug("releaseDrops") {
+		st.msgs = slices.DeleteFunc(st.msgs, func(m *bus.Message) bool { return b.capturing(m.Subject) != st })
+	}
 	st.trim(b)
 	if b.bug("subjectsSpared") || b.bug("subjectLimitIgnored") {
 		return

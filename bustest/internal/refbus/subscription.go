@@ -5,8 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
-	"runtime/debug"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -18,22 +17,23 @@ import (
 // subscription is a handler's place in the bus. Its fields are behind the bus' mutex,
 // except those that never change.
 type subscription struct {
-	b         *Bus
-	pattern   string
-	handler   bus.Handler
-	o         bus.SubscribeOptions
-	ctx       context.Context
-	cancel    context.CancelFunc
-	running   bool // on a goroutine of its own, as long as there is something to do
-	over      bool // done is being closed
-	done      chan struct{}
-	caughtUp  chan struct{}
-	stopUntil func() bool
-	number    int
-	process   *process // that it is of, if there are several
-	early     bool     // of the bug lateSub
-	lost      bool     // a connection was, and that is to be told
-	reorder   bool     // of the bug reorderOnReconnect
+	b           *Bus
+	pattern     string
+	handler     bus.Handler
+	o           bus.SubscribeOptions
+	ctx         context.Context
+	cancel      context.CancelFunc
+	running     bool // on a goroutine of its own, as long as there is something to do
+	over        bool // done is being closed
+	done        chan struct{}
+	caughtUp    chan struct{}
+	stopUntil   func() bool
+	number      int
+	process     *process // that it is of, if there are several
+	early       bool     // of the bug lateSub
+	goneAwaited bool     // of the bug waitsForGone
+	lost        bool     // a connection was, and that is to be told
+	reorder     bool     // of the bug reorderOnReconnect
 
 	*place
 	ended    bool
@@ -62,7 +62,7 @@ func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptio
 	switch {
 	case o.Durable && (b.cfg.NoDurableGroups || b.cfg.NoStreams), o.Grouped && !o.Durable && b.cfg.NoGroups:
 		if !b.bug("groupIgnored") {
-			return nil, fmt.Errorf("group %s is %w", o.Group, bus.ErrUnsupported)
+			return nil, b.lacks("group " + o.Group)
 		}
 		o.Grouped, o.Durable = false, false
 	}
@@ -179,11 +179,14 @@ func (s *subscription) full(m *bus.Message) bool {
 	if s.b.bug("tickUnbounds") {
 		waiting -= s.open
 	}
-	return len(s.queue) > 0 && (waiting >= msgs || s.bytes+len(m.Data) > size)
+	return len(s.queue) > 0 && (waiting >= msgs || s.bytes+len(m.Data) > size && !s.b.bug("bytesUnbounded"))
 }
 
 // push queues an uncaptured message and drops the oldest ones for which there is no room.
 func (s *subscription) push(m *bus.Message) {
+	if _, size := s.limits(); len(m.Data) > size && s.b.bug("bigDropped") || s.b.bug("lose1pc") && rand.IntN(100) == 0 {
+		return
+	}
 	for s.full(m) {
 		s.bytes -= len(s.queue[0].Data)
 		s.queue = s.queue[1:]
@@ -244,47 +247,6 @@ func (b *Bus) toPoke() []*subscription {
 		return slices.Clone(b.subs)
 	}
 	return b.subs
-}
-
-// run calls the handler until there is nothing to do.
-func (s *subscription) run(m *bus.Message, p *bus.Problem) {
-	for m != nil || p != nil {
-		s.b.pause()
-		switch {
-		case p != nil:
-			s.tell(*p)
-		case s.b.bug("parallelHandler"):
-			go s.call(m)
-		case s.b.bug("goPerMsg"):
-			m := m
-			go func() {
-				for range rand.IntN(20) {
-					runtime.Gosched()
-				}
-				s.serial.Lock()
-				defer s.serial.Unlock()
-				s.call(m)
-			}()
-		case s.b.bug("serialFanout"):
-			s.b.fan.Lock()
-			s.call(m)
-			s.b.fan.Unlock()
-		case s.b.bug("replayHoldsLock") && m.Replayed:
-			s.b.mu.Lock()
-			s.call(m)
-			s.b.mu.Unlock()
-		case s.b.bug("lockInHandler"):
-			s.b.mu.Lock()
-			s.call(m)
-			s.b.mu.Unlock()
-		default:
-			s.call(m)
-		}
-		s.b.mu.Lock()
-		s.checkCaughtUp()
-		m, p = s.next()
-		s.b.mu.Unlock()
-	}
 }
 
 // next returns a message or a problem; it returns neither when run is through. b.mu is held.
@@ -371,7 +333,7 @@ func (s *subscription) take() (*bus.Message, *bus.Problem) {
 // checkCaughtUp closes CaughtUp when nothing is left of what was stored at the call.
 // b.mu is held.
 func (s *subscription) checkCaughtUp() {
-	if s.isCaught {
+	if s.isCaught || s.goneAwaited {
 		return
 	}
 	for _, l := range s.legs {
@@ -390,81 +352,6 @@ func (s *subscription) checkCaughtUp() {
 	}
 	s.isCaught = true
 	close(s.caughtUp)
-}
-
-// call gives m to the handler; in a durable group it is settled then.
-func (s *subscription) call(m *bus.Message) {
-	err := s.handle(m)
-	switch {
-	case s.group != nil:
-		s.group.settle(s, m, err)
-	case err != nil && s.inGroup() && s.b.bug("groupRedelivers"):
-		s.b.mu.Lock()
-		s.push(m)
-		s.b.mu.Unlock()
-	}
-}
-
-// handle runs the handler and contains its panic.
-func (s *subscription) handle(m *bus.Message) (err error) {
-	if !s.b.bug("panicKill") {
-		defer func() {
-			p := recover()
-			if p == nil {
-				return
-			}
-			err = fmt.Errorf("%w: %v", bus.ErrPanic, p)
-			if s.b.bug("panicSilent") {
-				return
-			}
-			s.tell(bus.Problem{Err: err, Pattern: s.pattern, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
-			if s.b.bug("panicEnds") {
-				s.end(bus.ErrPanic)
-			}
-		}()
-	}
-	if s.b.bug("reuseBuffer") {
-		s.keep = append(s.keep[:0], m.Data...)
-		copied := *m
-		copied.Data = slices.Clip(s.keep)
-		m = &copied
-	}
-	ctx := s.ctx
-	if s.b.o.Propagator != nil && m.Header != nil {
-		ctx = s.b.o.Propagator.Extract(ctx, m.Header)
-	}
-	err = s.handler(ctx, m)
-	if err != nil && strings.Contains(err.Error(), "decode") && s.b.bug("swallowDecode") {
-		return nil
-	}
-	if err != nil && !s.b.bug("errorSwallowed") {
-		s.tell(bus.Problem{Err: err, Pattern: s.pattern, Subject: m.Subject, Cursor: m.Cursor})
-		if s.b.bug("errorEnds") {
-			s.end(err)
-		}
-	}
-	return err
-}
-
-// tell gives a problem to the subscription's hook, or to that of the bus.
-func (s *subscription) tell(p bus.Problem) {
-	if s.o.ErrorHook != nil && s.b.bug("hookKill") {
-		s.o.ErrorHook(p)
-		return
-	}
-	if s.o.ErrorHook != nil && s.b.bug("ownHookHoldsLock") {
-		s.b.mu.Lock()
-		defer s.b.mu.Unlock()
-	}
-	if s.o.ErrorHook != nil {
-		tell(s.o.ErrorHook, p)
-		if !s.b.bug("bothHooks") {
-			return
-		}
-	}
-	s.b.mu.Lock()
-	defer s.b.mu.Unlock()
-	s.b.report(p)
 }
 
 // end ends the subscription; the first reason counts.
@@ -551,4 +438,9 @@ func (s *subscription) Dropped() uint64 {
 	s.b.mu.Lock()
 	defer s.b.mu.Unlock()
 	return s.dropped
+}
+
+// sameFunc is how a bus goes wrong that removes a subscription by its handler.
+func sameFunc(a, b bus.Handler) bool {
+	return reflect.ValueOf(a).Pointer() == reflect.ValueOf(b).Pointer()
 }
