@@ -51,7 +51,7 @@ func TestOpen_saysWhereASequenceIsDamaged(t *testing.T) {
 func TestOpen_skipsAMessageWhoseHeaderDoesNotEndWhereItShould(t *testing.T) {
 	for bit := range 32 {
 		dir := t.TempDir()
-		stored(t, dir, 10)
+		stored(t, dir, 10, bus.WithHeader("K", "v"))
 		path, data, records := block(t, dir)
 		at := bytes.Index(data[records[4]:], []byte("NATS/1.0")) - 4
 		require.Positive(t, at)

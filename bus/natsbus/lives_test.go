@@ -14,14 +14,14 @@ import (
 )
 
 // stored publishes n messages in dir, closes the bus and returns where the last one stands.
-func stored(t *testing.T, dir string, n int) bus.Cursor {
+func stored(t *testing.T, dir string, n int, opts ...bus.PublishOption) bus.Cursor {
 	t.Helper()
 	b, err := natsbus.Open(t.Context(), dir)
 	require.NoError(t, err)
 	require.NoError(t, b.EnsureStreams(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"a"}}))
 	var r bus.Receipt
 	for range n {
-		require.NoError(t, b.Publish(t.Context(), "a", []byte("x"), bus.WithReceipt(&r)))
+		require.NoError(t, b.Publish(t.Context(), "a", []byte("x"), append(opts, bus.WithReceipt(&r))...))
 	}
 	require.NoError(t, b.Close(context.Background()))
 	return r.Cursor
