@@ -1,7 +1,8 @@
-// Command jitney checks message buses.
+// Command jitney checks and compares message buses.
 //
-//	jitney conformance -bus URL    # check a bus against the contract
-//	jitney help                    # list the subcommands
+//	jitney compare -bus URL -bus URL   # give the same chat to several buses
+//	jitney conformance -bus URL        # check a bus against the contract
+//	jitney help                        # list the subcommands
 package main
 
 import (
@@ -12,6 +13,7 @@ import (
 	_ "github.com/jitney-go/jitney/bus/membus"
 	_ "github.com/jitney-go/jitney/bus/natsbus"
 	"github.com/jitney-go/jitney/bustest/conformance"
+	"github.com/jitney-go/jitney/cmd/jitney/internal/compare"
 )
 
 // subcommand is one thing that jitney does. Its run is given its whole name and the
@@ -22,6 +24,7 @@ type subcommand struct {
 }
 
 var subcommands = []subcommand{
+	{"compare", "give the same chat to several buses, and show what differs", compare.Main},
 	{"conformance", "check a bus against the contract", conformance.Main},
 }
 

@@ -32,6 +32,7 @@ func TestJitney_runsASubcommandOrSaysWhichThereAre(t *testing.T) {
 		{"", 2, "", "conformance"},
 		{"help", 0, "conformance  check a bus", ""},
 		{"-h", 0, "conformance  check a bus", ""},
+		{"help", 0, "compare      give the same chat", ""},
 		{"confromance", 2, "", `unknown subcommand "confromance"; jitney help`},
 		{"conformance", 2, "", "jitney conformance: no bus"},
 		{"conformance -h", 0, "Usage: jitney conformance -bus URL", ""},
@@ -39,6 +40,9 @@ func TestJitney_runsASubcommandOrSaysWhichThereAre(t *testing.T) {
 		{"conformance -bus mem: -run ^RoundTrip$", 0, "\n1 passed, 0 failed, 0 skipped\n", ""},
 		{"conformance -bus nats:{dir} -run ^RoundTrip$", 0, "\n1 passed, 0 failed, 0 skipped\n", ""},
 		{"conformance -bus mem: -run ^Reopen$ -claim Durable", 1, "\n0 passed, 1 failed, 0 skipped\n", ""},
+		{"compare -h", 0, "Usage: jitney compare [-bus URL]", ""},
+		{"compare -bus nowhere:", 2, "", `unknown scheme "nowhere"`},
+		{"compare -bus mem: -bus nats: -d 100ms -tabs 2 -rooms 1", 0, "\nWhat the figures say\n", ""},
 	} {
 		cmd := exec.Command(jitney, strings.Fields(c.args)...)
 		var out, stderr bytes.Buffer

@@ -45,6 +45,12 @@ func (p *Place) Parent() string { return p.parent }
 // InDir reports whether a bus has a directory of its own.
 func (p *Place) InDir() bool { return strings.Contains(p.url, Dir) }
 
+// Elsewhere reports whether the URL names a host, whose server outlives those who use it.
+func (p *Place) Elsewhere() bool {
+	_, rest, _ := strings.Cut(p.url, ":")
+	return strings.HasPrefix(rest, "//")
+}
+
 // In is the URL of a bus whose directory is dir. Where InDir is false, it is the URL as it was given.
 func (p *Place) In(dir string) string {
 	return strings.ReplaceAll(p.url, Dir, filepath.ToSlash(dir))

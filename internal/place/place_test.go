@@ -3,6 +3,7 @@ package place_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,6 +34,7 @@ func TestOf_tellsDirectoriesFromServersByForm(t *testing.T) {
 		require.Equal(t, want.parent, p.Parent(), url)
 		require.Equal(t, want.inDir, p.InDir(), url)
 		require.Equal(t, want.in, p.In("D"), url)
+		require.Equal(t, strings.Contains(url, "//"), p.Elsewhere(), url)
 	}
 }
 
