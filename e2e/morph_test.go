@@ -99,6 +99,14 @@ func TestMorph_scrollSurvives(t *testing.T) {
 	require.Equal(t, 1000.0, eval[float64](b, "scrollY"))
 }
 
+func TestMorph_templatesHoldWhatTheViewSays(t *testing.T) {
+	f, b := newFake(t, `<form><template><p>one</p></template></form><template title="a">two</template>`, nil)
+	b.js("document.querySelector('template').mark = 1")
+	f.showIn(b, `<form><template><p>new <b>one</b></p></template></form><template title="b">new two</template>`)
+	require.Equal(t, []string{"<p>new <b>one</b></p>", "new two"}, eval[[]string](b, "[...document.querySelectorAll('template')].map(t => t.innerHTML)"))
+	require.Equal(t, 1, eval[int](b, "document.querySelector('template').mark"))
+}
+
 func TestMorph_ignoredChildrenAreLeftAlone(t *testing.T) {
 	f, b := newFake(t, `<div id="x" data-ignore><i>mine</i></div>`, nil)
 	b.js("document.querySelector('i').textContent = 'changed by a widget'")

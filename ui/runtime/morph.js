@@ -11,6 +11,7 @@ self.jitneyMorph = ({root, composing, guest}) => {
   const alike = (a, b) => a.nodeType === b.nodeType && a.nodeName === b.nodeName && (a.nodeName !== 'INPUT' || a.type === b.type);
   const said = new WeakMap(); // <details> or <dialog> -> whether the server wants it open
   const openers = el => el.querySelectorAll('details, dialog');
+  const templates = el => el.nodeName === 'TEMPLATE' ? [el] : el.querySelectorAll('template');
   const noteOpen = () => openers(root).forEach(el => said.has(el) || said.set(el, el.open));
 
   // morph makes the children of top those of content. Those that guest says to be the
@@ -27,7 +28,7 @@ self.jitneyMorph = ({root, composing, guest}) => {
         for (let up = start.parentNode; up && up !== top && !holders.has(up); up = up.parentNode) holders.add(up);
       }
     }
-    const foldable = openers(top).length > 0;
+    const foldable = openers(top).length > 0, stocked = templates(content).length > 0;
     const active = document.activeElement, range = active?.selectionStart != null && [active.selectionStart, active.selectionEnd];
 
     children(top, content);
@@ -107,17 +108,24 @@ self.jitneyMorph = ({root, composing, guest}) => {
         said.set(o, n.open);
         o.open = n.open;
       }
-      if (o.isEqualNode(n)) {
+      if (o.isEqualNode(n)) { // which doesn't look into templates
+        if (stocked) templates(o).forEach((el, i) => fill(el, templates(n)[i]));
         if (foldable) openers(o).forEach(el => said.set(el, el.open));
         return;
       }
       const own = attributes(o, n);
+      if (o.nodeName === 'TEMPLATE') return fill(o, n);
       if (own && o.nodeName === 'TEXTAREA' || o.hasAttribute('data-ignore')) return;
       if (o.nodeName === 'TEXTAREA') {
         if (o.defaultValue !== n.defaultValue) follow(o, 'value', () => o.defaultValue = n.defaultValue, n.defaultValue);
         return;
       }
       children(o, n);
+    }
+
+    // fill gives a template what n holds: that is no child of it.
+    function fill(o, n) {
+      if (o.innerHTML !== n.innerHTML) o.innerHTML = n.innerHTML;
     }
 
     // attributes makes o's those of n. It returns whether o is a field whose value belongs to the user.
