@@ -228,7 +228,7 @@ func TestChat_aKilledServerComesBack(t *testing.T) {
 }
 
 func TestChat_whatIsSaidWhileTheServerIsDownIsSentOnce(t *testing.T) {
-	for name, bus := range map[string]string{"mem": "mem:", "nats": ""} {
+	for name, bus := range map[string]string{"mem": "mem:", "nats": "nats:"} {
 		t.Run(name, func(t *testing.T) {
 			c := startExample(t, chatroom, "-bus", bus, "-data", t.TempDir())
 			ann := newPerson(t)

@@ -82,6 +82,8 @@ func TestChat_unreadRoomsAreMarked(t *testing.T) {
 		bob.enterChat(c)
 		bob.click("#room-Rust")
 		bob.waitFor("document.title === 'Rust – Chatroom'")
+		places := "[...document.querySelectorAll('nav button')].map(b => b.getBoundingClientRect().x).join()"
+		before := eval[string](ann, places)
 		bob.say("one")
 		bob.say("two")
 		ann.waitFor("document.querySelector('#room-Rust .unread')?.textContent === '2'")
@@ -91,6 +93,7 @@ func TestChat_unreadRoomsAreMarked(t *testing.T) {
 			bob.say(fmt.Sprint(i))
 		}
 		ann.waitFor("document.querySelector('#room-Rust .unread').textContent === '9+'")
+		require.Equal(t, before, eval[string](ann, places), "a mark moves what somebody is about to click")
 		ann.focus("#room-Rust")
 		ann.typeText("\r")
 		ann.waitFor("document.title === 'Rust – Chatroom' && !document.querySelector('.unread')")
@@ -120,6 +123,52 @@ func TestChat_whatCameMeanwhileIsCounted(t *testing.T) {
 		ann.say("mine")
 		ann.waitFor("(l => l.scrollHeight - l.scrollTop - l.clientHeight < 2)(document.querySelector('.log'))")
 	})
+}
+
+func TestChat_whatSomebodySaysInARowHasOneName(t *testing.T) {
+	onBothBuses(t, func(t *testing.T, c *child) {
+		ann, bob := newPerson(t), newPerson(t)
+		ann.enterChat(c)
+		bob.enterChat(c)
+		shown := "[...document.querySelectorAll('.log article[id]')].map(a => a.querySelector('.by').offsetWidth > 1 ? a.querySelector('.name').textContent : '').join()"
+		b := strings.SplitN(bob.name(), " ", 2)[1]
+		a := strings.SplitN(ann.name(), " ", 2)[1]
+		bob.say("one")
+		bob.say("two")
+		ann.waitLines("one", "two")
+		require.Equal(t, b+",", eval[string](ann, shown))
+		ann.say("three")
+		ann.say("four")
+		bob.waitLines("one", "two", "three", "four")
+		bob.say("five")
+		ann.waitLines("one", "two", "three", "four", "five")
+		ann.waitSent()
+		for _, p := range []*tab{ann, bob} {
+			p.waitFor("!document.querySelector('[data-echo-state]')")
+			require.Equal(t, b+",,"+a+",,"+b, eval[string](p, shown))
+			require.Contains(t, eval[string](p, "document.querySelectorAll('.log article')[3].textContent"), a, "who listens is told")
+		}
+	})
+}
+
+// TestChat_aRowStaysWhereItIsWhenTheServerHasIt has the server away while lines are said.
+func TestChat_aRowStaysWhereItIsWhenTheServerHasIt(t *testing.T) {
+	c := startExample(t, chatroom, "-data", t.TempDir())
+	ann := newPerson(t)
+	ann.mayBeOffline()
+	ann.enterChat(c)
+	ann.say("one")
+	ann.waitFor("document.querySelector('.log article[id]') && !document.querySelector('[data-echo-state]')")
+	c.kill()
+	ann.waitFor("document.documentElement.dataset.ui === 'lost'")
+	ann.say("two")
+	ann.say("three")
+	places := "[...document.querySelectorAll('.log .line')].slice(0, 2).map(l => l.getBoundingClientRect().y).join()"
+	before := eval[string](ann, places)
+	require.Equal(t, 1, eval[int](ann, "[...document.querySelectorAll('.log .by')].filter(p => p.offsetWidth > 1).length"))
+	c.start()
+	ann.waitFor("document.querySelectorAll('.log article[id]').length === 3 && !document.querySelector('[data-echo-state]')")
+	require.Equal(t, before, eval[string](ann, places))
 }
 
 func TestChat_ownMessagesAreThereAtOnceAndMarkedUntilTheyAreAccepted(t *testing.T) {
@@ -192,6 +241,7 @@ func TestChat_robotsChat(t *testing.T) {
 			ann.enterChat(c)
 			ann.waitFor("document.querySelectorAll('.log article[id]').length > 3 && document.querySelectorAll('.unread').length === 4")
 			ann.waitText(".here h2", "21 here")
+			require.True(t, eval[bool](ann, "[...document.querySelectorAll('.log .text')].every(p => /^(Has|Who)/.test(p.textContent) === p.textContent.endsWith('?'))"))
 			ann.say("hello, robots")
 			ann.waitFor("document.querySelector('.log article[id].mine')")
 		})

@@ -481,6 +481,9 @@ func TestCrud_looksRightEverywhere(t *testing.T) {
 			ann.look(l.width, l.height, l.scheme)
 			ann.waitFor("document.getAnimations().every(a => a.playState === 'finished')")
 			ann.fits()
+			require.True(t, eval[bool](ann, "[...document.querySelectorAll('li.line')].every(l => new Set([...l.querySelectorAll('.button, button')].map(b => b.getBoundingClientRect().y)).size === 1)"),
+				"the buttons of a row stand side by side")
+			require.Empty(t, eval[[]int](ann, "[...document.querySelectorAll('.notice')].map(n => n.offsetHeight).filter(h => h > 100)"), "a notice is short")
 			ann.picture("crud-" + name + "-" + l.name)
 		}
 	}
@@ -492,12 +495,13 @@ func TestCrud_looksRightEverywhere(t *testing.T) {
 	ann.waitFor("document.querySelectorAll('li').length === 3")
 	ann.clickIn("NATS", "form button")
 	ann.waitText("#undo-notice", "NATS")
-	bob.addBookmark("From Bob", "https://bob.example/")
-	ann.waitToast("“From Bob” was added.")
+	long := "From Bob, who has a lot to say about a page that he has found, and writes all of it into the title of his bookmark"
+	bob.addBookmark(long, "https://bob.example/")
+	ann.waitToast("“From Bob, who has a lot to say about a…” was added.")
 	picture("news")
-	ann.clickIn("From Bob", "a.button")
+	ann.clickIn(long, "a.button")
 	ann.waitFocus("#title")
-	bob.clickIn("From Bob", "a.button")
+	bob.clickIn(long, "a.button")
 	bob.waitFocus("#title")
 	bob.fill("#title", "From Bob, again")
 	bob.typeText("\r")

@@ -43,6 +43,9 @@ func (b *tab) fits() {
 		.map(([e, r]) => e.outerHTML.slice(0, 80) + ' ' + r.width + 'x' + r.height)`), "too small to be hit")
 	require.Empty(b.t, eval[[]string](b, `[...document.querySelectorAll('input, select, textarea')]
 		.filter(e => parseFloat(getComputedStyle(e).fontSize) < 16).map(e => e.outerHTML)`), "a phone zooms in")
+	require.Empty(b.t, eval[[]string](b, `[...document.querySelectorAll('[aria-invalid=true]')]
+		.filter(e => getComputedStyle(e).borderColor !== getComputedStyle(document.getElementById(e.getAttribute('aria-describedby'))).color)
+		.map(e => e.outerHTML)`), "a field that is wrong isn't marked")
 	require.Empty(b.t, eval[[]string](b, contrastJS), "contrast below 4.5:1")
 }
 

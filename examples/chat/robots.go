@@ -39,7 +39,7 @@ func chatter(ctx context.Context, b bus.Bus, here *presence.Rooms, n int) {
 			slog.Warn("chat: a robot can't enter", "error", err)
 		}
 	}
-	openings := []string{"Has anybody tried", "I like", "Who can explain", "Today I have learnt about", "I'd never do without"}
+	lines := []string{"Has anybody tried %s?", "I like %s.", "Who can explain %s?", "Today I have learnt about %s.", "I'd never do without %s."}
 	things := []string{"range over functions", "the borrow checker", "list comprehensions", "promises", "transducers", "a bus of one's own"}
 	tick := time.NewTicker(max(5*time.Second/time.Duration(n), 50*time.Millisecond))
 	defer tick.Stop()
@@ -52,7 +52,7 @@ func chatter(ctx context.Context, b bus.Bus, here *presence.Rooms, n int) {
 		i := mathrand.N(n)
 		m := Message{
 			ID: rand.Text(), By: robots[i].ID, Name: robots[i].Name, Emoji: robots[i].Info, Time: time.Now().UTC(),
-			Text: openings[mathrand.N(len(openings))] + " " + things[mathrand.N(len(things))] + ".",
+			Text: fmt.Sprintf(lines[mathrand.N(len(lines))], things[mathrand.N(len(things))]),
 		}
 		if err := bus.Publish(ctx, b, subject(rooms[i%len(rooms)]), m); err != nil && !errors.Is(err, context.Canceled) {
 			slog.Warn("chat: a robot wasn't heard", "error", err)

@@ -15,6 +15,8 @@ import (
 const (
 	most  = 9  // unread messages that are counted
 	names = 12 // of those who are here that are shown
+
+	breath = 5 * time.Minute // what somebody says within it needs no name of its own
 )
 
 // page is the state of one tab.
@@ -35,7 +37,7 @@ type page struct {
 func (p *page) view() g.Node {
 	room := p.room.String()
 	you := h.P(g.Text("You are "), h.Strong(h.Class("who"), g.Text(p.me.Info+" "+p.me.Name)))
-	return look.TallPage("Chatroom", you, look.Corner(p.busURL),
+	return look.TallPage("Chatroom", you, look.Corner(p.busURL, "message"),
 		h.Nav(h.Aria("label", "Rooms"), h.Ul(g.Map(rooms, p.door))),
 		p.present(),
 		h.Main(
@@ -44,7 +46,7 @@ func (p *page) view() g.Node {
 					g.Text("Nobody has said anything in "+room+" today."), h.Br(), g.Text("Say hello, and you have begun."))),
 				// Another room is another log, which begins at its end.
 				h.Div(h.ID("log-"+room), h.Class("log"), h.Role("log"), h.Aria("label", "Messages in "+room), h.TabIndex("0"), ui.Pin(),
-					g.Map(p.log, p.row)),
+					p.rows()),
 				ui.Unseen("log-"+room, "1 new message", "# new messages"),
 			),
 			h.Form(p.say.OnSubmit(ui.Clear(p.text)),
@@ -88,27 +90,51 @@ func (p *page) present() g.Node {
 	)
 }
 
+func (p *page) rows() g.Node {
+	rows := make(g.Group, len(p.log))
+	for i, m := range p.log {
+		rows[i] = p.row(m, i > 0 && again(p.log[i-1], m.By, m.Time))
+	}
+	return rows
+}
+
+// again reports whether somebody has just said something else.
+func again(last Message, by string, at time.Time) bool {
+	return last.By == by && at.Sub(last.Time) < breath
+}
+
 // row shows a message. It is the same for all but who said it, and rendered once for all of them.
-func (p *page) row(m Message) g.Node {
+func (p *page) row(m Message, again bool) g.Node {
 	mine := m.By == p.me.ID
 	type key struct {
 		Message
-		mine bool
+		mine, again bool
 	}
-	return ui.Once(key{m, mine}, func() g.Node {
-		return h.Article(h.ID("m-"+m.ID), ui.Made(m.ID), g.If(mine, h.Class("mine")),
+	return ui.Once(key{m, mine, again}, func() g.Node {
+		return h.Article(h.ID("m-"+m.ID), ui.Made(m.ID), class(mine, again),
 			line(m.Emoji, m.Name, m.Time, g.Text(m.Text)))
 	})
 }
 
 // echo is the row of what its user is saying, before the server has heard of it.
 func (p *page) echo() g.Node {
-	return h.Article(h.Class("mine"), line(p.me.Info, p.me.Name, time.Time{}, ui.EchoOf(p.text)),
+	said := len(p.log) > 0 && again(p.log[len(p.log)-1], p.me.ID, time.Now())
+	return h.Article(class(true, said), line(p.me.Info, p.me.Name, time.Time{}, ui.EchoOf(p.text)),
 		h.P(h.Class("state"), ui.EchoIf("sending"), g.Text("sending…")),
 		h.P(h.Class("state wrong"), ui.EchoIf("refused"), g.Text("Not sent. "),
 			h.Button(h.Type("button"), ui.EchoRetry(), g.Text("Retry")),
 			h.Button(h.Type("button"), ui.EchoEdit(), g.Text("Edit"))),
 	)
+}
+
+func class(mine, again bool) g.Node {
+	switch {
+	case mine && again:
+		return h.Class("mine again")
+	case mine:
+		return h.Class("mine")
+	}
+	return g.If(again, h.Class("again"))
 }
 
 func line(emoji, name string, at time.Time, text g.Node) g.Node {

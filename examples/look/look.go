@@ -39,11 +39,12 @@ func frame(class, title string, beside, corner g.Node, content []g.Node) g.Node 
 // Spoken is text that only screen readers say.
 func Spoken(text string) g.Node { return h.Span(h.Class("spoken"), g.Text(text)) }
 
-// Corner shows the bus, whether it delivers at once, and what [ui.Latency] measures.
-func Corner(busURL string) g.Node {
+// Corner shows the bus, whether it delivers at once, and what [ui.Latency] measures: how long each thing
+// that the page's user makes is on its way.
+func Corner(busURL, thing string) g.Node {
 	backend, pace := Backend(busURL)
 	return h.Footer(h.ID("corner"), h.Class("corner"),
-		h.Code(g.Text(backend)), h.Span(g.Text(pace)), ui.Latency("Send something, and its way back is timed here."))
+		h.Code(g.Text(backend)), h.Span(g.Text(pace)), ui.Latency("How long your next "+thing+" takes is shown here."))
 }
 
 // Backend returns the URL of a bus without what may be secret, and when the bus

@@ -34,7 +34,7 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("nats-chatroom", flag.ContinueOnError)
 	addr := flags.String("addr", "localhost:7331", "listen on `HOST:PORT`; :7331 opens it to the network")
 	data := flags.String("data", "./data/nats-chatroom", "store the messages in `DIR`")
-	busURL := flags.String("bus", "", "use the bus at `URL`, such as mem:?tick=100ms (default nats: in the directory of -data)")
+	busURL := flags.String("bus", "nats:", "use the bus at `URL`, such as mem:?tick=100ms; nats: alone stores in the directory of -data")
 	load := flags.Int("load", 0, "let `N` robots chat")
 	flags.SetOutput(io.Discard) // a wrong flag is one line, below
 	err := flags.Parse(args)
@@ -49,8 +49,8 @@ func run(args []string) error {
 		return fmt.Errorf("unexpected %q; -h shows the flags", flags.Arg(0))
 	case *load < 0 || *load > 1000:
 		return fmt.Errorf("-load %d: want 0 to 1000", *load)
-	case *busURL == "":
-		*busURL = "nats:" + *data
+	case *busURL == "nats:":
+		*busURL += *data
 	}
 	return serve(*addr, *busURL, *load)
 }

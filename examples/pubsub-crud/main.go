@@ -37,7 +37,7 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("pubsub-crud", flag.ContinueOnError)
 	addr := flags.String("addr", "localhost:7331", "listen on `HOST:PORT`; :7331 opens it to the network")
 	data := flags.String("data", "./data/pubsub-crud", "store the bookmarks in `DIR`")
-	busURL := flags.String("bus", "", "use the bus at `URL`, such as mem:?tick=100ms (default nats: in the directory of -data)")
+	busURL := flags.String("bus", "nats:", "use the bus at `URL`, such as mem:?tick=100ms; nats: alone stores in the directory of -data")
 	flags.SetOutput(io.Discard) // a wrong flag is one line, below
 	err := flags.Parse(args)
 	switch {
@@ -49,8 +49,8 @@ func run(args []string) error {
 		return fmt.Errorf("%w; -h shows the flags", err)
 	case flags.NArg() > 0:
 		return fmt.Errorf("unexpected %q; -h shows the flags", flags.Arg(0))
-	case *busURL == "":
-		*busURL = "nats:" + *data
+	case *busURL == "nats:":
+		*busURL += *data
 	}
 	v := ui.New()
 	v.Config(ui.Options{

@@ -17,6 +17,7 @@ import (
 const (
 	longestTitle = 200  // characters
 	longestURL   = 2000 // bytes
+	longestQuote = 40   // characters of a title in a notice
 
 	// was is the header in which a deletion, which has no data, keeps what it deleted.
 	was = "Bookmark-Was"
@@ -69,17 +70,25 @@ func (s shelf) take(m bus.Message) (news string) {
 	s[id] = e
 	switch {
 	case e.deleted && !old.deleted && known:
-		return fmt.Sprintf("“%s” was deleted.", e.Title)
+		return quote(e.Title) + " was deleted."
 	case e.deleted:
 		return ""
 	case !known:
-		return fmt.Sprintf("“%s” was added.", e.Title)
+		return quote(e.Title) + " was added."
 	case old.deleted:
-		return fmt.Sprintf("“%s” is back.", e.Title)
+		return quote(e.Title) + " is back."
 	case old.Title != e.Title:
-		return fmt.Sprintf("“%s” is “%s” now.", old.Title, e.Title)
+		return quote(old.Title) + " is " + quote(e.Title) + " now."
 	}
-	return fmt.Sprintf("“%s” was changed.", e.Title)
+	return quote(e.Title) + " was changed."
+}
+
+// quote is a title in a sentence, its beginning if it is long.
+func quote(title string) string {
+	if letters := []rune(title); len(letters) > longestQuote {
+		title = strings.TrimRight(string(letters[:longestQuote-1]), " ") + "…"
+	}
+	return "“" + title + "”"
 }
 
 // put stores e, if the last message of its subject is the expected one.

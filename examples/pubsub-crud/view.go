@@ -67,7 +67,7 @@ func (p *page) here(pairs ...string) string {
 
 func (p *page) view() g.Node {
 	list := p.list()
-	return look.Page("Bookmarks", p.search(), look.Corner(p.busURL),
+	return look.Page("Bookmarks", p.search(), look.Corner(p.busURL, "change"),
 		h.Main(
 			g.If(strings.HasPrefix(p.busURL, "mem:"), h.P(h.Class("note"), g.Text("These bookmarks are in memory only: when the server stops, they are gone."))),
 			h.Section(h.Class("card"), h.Aria("labelledby", "add"),
@@ -185,7 +185,7 @@ func (p *page) undoNotice() g.Node {
 	}
 	return h.Form(h.ID("undo-notice"), h.Class("notice"), g.If(e.made != "", ui.Made(e.made)), h.Action(p.here()),
 		p.undo.OnSubmit(ui.Set(p.row, e.id), ui.Set(p.at, e.cursor)),
-		h.Span(g.Text("“"+e.Title+"” is deleted.")),
+		h.Span(g.Text(quote(e.Title)+" is deleted.")),
 		h.Button(h.ID("undo"), h.Type("submit"), g.Text("Undo")),
 		h.A(h.ID("dismiss"), h.Class("button"), h.Href(p.here()), p.dismiss.OnClick(), h.Aria("label", "Dismiss"), g.Text("×")),
 	)
