@@ -2,6 +2,7 @@ package ui
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -62,7 +63,11 @@ func Subscribe[T any](c *Context, pattern string, handler func(T), opts ...bus.S
 	case t.ctx.Err() == nil && !s.over:
 		s.over = true
 		s.cancel()
-		err = fmt.Errorf("can't subscribe to %q: %w", pattern, err)
+		advice := ""
+		if errors.Is(err, bus.ErrUnavailable) {
+			advice = "; reload the page in a moment"
+		}
+		err = fmt.Errorf("can't subscribe to %q: %w%s", pattern, err, advice)
 		t.log.Error("ui: subscribe", "pattern", pattern, "error", err)
 		t.complain(err)
 	}

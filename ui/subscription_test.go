@@ -187,6 +187,21 @@ func TestSubscribe_whatGoesWrongIsShownAndLogged(t *testing.T) {
 	require.NotContains(t, s.log.String(), "secret of the user")
 }
 
+// away is a bus whose server can't be reached.
+type away struct{ bus.Bus }
+
+func (away) Subscribe(context.Context, string, bus.Handler, ...bus.SubscribeOption) (bus.Subscription, error) {
+	return nil, bus.ErrUnavailable
+}
+
+func TestSubscribe_whileTheBusIsAwaySaysWhatToDo(t *testing.T) {
+	s := serve(t, ui.Options{Bus: away{openBus(t)}}, ui.Shorten{}, chat)
+	d := s.browser().open("/")
+	st := d.connect("worker-1", 1, d)
+	e := st.got("an error", func(e event) bool { return e.Error != "" })
+	require.Contains(t, e.Error, "reload the page in a moment")
+}
+
 func TestSubscribe_errorsWaitForTheStreamAndAreBounded(t *testing.T) {
 	s := serve(t, ui.Options{}, ui.Shorten{}, func(v *ui.App) {
 		v.Page("/", func(c *ui.Context) {

@@ -94,6 +94,11 @@ func (b *backend) storeFailure() error {
 	return b.server.failure()
 }
 
+// isInterrupted reports whether the client looks for its server. It says that a buffer is full then, which we let it have none of.
+func isInterrupted(err error) bool {
+	return errors.Is(err, nats.ErrReconnectBufExceeded) || errors.Is(err, nats.ErrConnectionReconnecting)
+}
+
 // connectionError says in the bus's words why a question got no answer.
 func connectionError(ctx context.Context, err error) error {
 	switch {
@@ -103,6 +108,8 @@ func connectionError(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: no answer from the server: %w", bus.ErrUnavailable, context.DeadlineExceeded)
 	case errors.Is(err, nats.ErrConnectionClosed):
 		return bus.ErrClosed
+	case isInterrupted(err):
+		return errInterrupted
 	case errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w: JetStream doesn't answer: is it enabled on the server?", bus.ErrUnavailable)
 	case errors.Is(err, nats.ErrPermissionViolation):

@@ -341,6 +341,11 @@ func TestElsewhere_survivesARestartOfTheServer(t *testing.T) {
 		return errors.Is(err, bus.ErrUnavailable) && !errors.Is(err, bus.ErrUnknownOutcome)
 	}, "a clear error while the server is away")
 	require.ErrorIs(t, b.(bus.HealthChecker).Health(ctx), bus.ErrUnavailable)
+	_, err = b.Subscribe(ctx, "chat.>", captured.handle, bus.All())
+	for _, err := range []error{err, b.Publish(ctx, "note.Go", nil), b.Publish(ctx, "chat.Go", nil), b.EnsureStreams(ctx, chat)} {
+		require.ErrorIs(t, err, bus.ErrUnavailable)
+		require.ErrorContains(t, err, "no connection to the server")
+	}
 
 	startServer(t, dir, port)
 	eventually(t, func() bool { return b.(bus.HealthChecker).Health(ctx) == nil }, "health")

@@ -266,7 +266,7 @@ func (b *backend) health(ctx context.Context) error {
 		return bus.ErrClosed
 	}
 	if !b.nc.IsConnected() || !b.rc.IsConnected() {
-		return fmt.Errorf("%w: no connection to the server", bus.ErrUnavailable)
+		return errInterrupted
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

@@ -106,7 +106,7 @@ func (b *backend) send(p *driver.Publication, reply string, h nats.Header) error
 		return nil
 	case errors.Is(err, nats.ErrMaxPayload):
 		return fmt.Errorf("%w: with its header it exceeds the server's limit of %d bytes", bus.ErrTooLarge, b.nc.MaxPayload())
-	case errors.Is(err, nats.ErrReconnectBufExceeded), errors.Is(err, nats.ErrConnectionReconnecting):
+	case isInterrupted(err):
 		return errInterrupted
 	case errors.Is(err, nats.ErrConnectionClosed):
 		return bus.ErrClosed
