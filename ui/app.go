@@ -93,7 +93,11 @@ func (v *App) begin(ctx context.Context) (closeBus func(context.Context) error, 
 	closeBus = func(context.Context) error { return nil }
 	v.bus = v.opts.Bus
 	if v.bus == nil {
-		b, err := bus.Open(ctx, v.opts.BusURL, bus.WithLogger(v.log))
+		open := []bus.OpenOption{bus.WithLogger(v.log)}
+		if m, ok := v.opts.Metrics.(bus.Metrics); ok {
+			open = append(open, bus.WithMetrics(m))
+		}
+		b, err := bus.Open(ctx, v.opts.BusURL, open...)
 		if err != nil {
 			return nil, fmt.Errorf("ui: Options.BusURL: %w", err)
 		}

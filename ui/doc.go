@@ -50,6 +50,13 @@
 // an action attribute. A submit button of such a form that has [Action.OnClick] calls its own
 // action instead. What a page is to know then is in its address, its form or the bus: there are no tabs.
 //
+// # In operation
+//
+// /healthz is answered with 200 while the server lives, /readyz while it can do its work as well: with 503 when
+// the bus says that it isn't healthy, and from the beginning of a shutdown. Both answer to any host name, and tell no details; the
+// log has them. Options.Logger has what goes wrong, with the page and the first letters of the tab's id, never what users
+// enter. Options.Metrics is told of tabs, frames and their bytes, views, actions.
+//
 // # Trust
 //
 // Signals and calls of actions come from the browser and are what form fields are: input to be checked.

@@ -66,7 +66,7 @@ const patience = time.Minute
 func serve(t *testing.T, o ui.Options, short ui.Shorten, setup func(v *ui.App)) *site {
 	t.Helper()
 	s := &site{T: t, app: ui.New(), log: &logbook{}}
-	if o.Bus == nil {
+	if o.Bus == nil && o.BusURL == "" {
 		o.Bus = openBus(t)
 	}
 	s.bus = o.Bus

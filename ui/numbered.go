@@ -142,7 +142,10 @@ func (t *tab) perform(a numbered) error {
 	}
 	t.publishes = &publishing{once: a.Once}
 	defer func() { t.publishes = nil }()
-	return t.call("the action", fn)
+	began := time.Now()
+	err := t.call("the action", fn)
+	t.app.opts.Metrics.Acted(t.page.path, time.Since(began), err)
+	return err
 }
 
 // waitLonger tells that the browser was answered 202, unless r has ended.

@@ -1,6 +1,7 @@
 package ui
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,7 +19,7 @@ type Plugin func(v *App) error
 
 // Options configures an App. The zero value works.
 type Options struct {
-	// Bus is used and left open. When it is nil, BusURL is opened, and closed at the end.
+	// Bus is used and left open. When it is nil, BusURL is opened, and closed at the end. They exclude each other.
 	Bus bus.Bus
 
 	// BusURL is what [bus.Open] understands. The default is an embedded NATS server that
@@ -44,6 +45,11 @@ type Options struct {
 
 	// Logger is slog.Default() if nil.
 	Logger *slog.Logger
+
+	// Metrics is told what the pages do, if it isn't nil. One that is a [bus.Metrics] as well is told by the bus of BusURL
+	// what that does; a program that opens its own Bus says so there. The modules metrics/prometheus
+	// and metrics/otel have one each, for both.
+	Metrics Metrics
 
 	// Plugins run in order when the server starts.
 	Plugins []Plugin
@@ -120,7 +126,7 @@ var defaultLimits = limits{
 
 // complete fills in the defaults.
 func (o Options) complete() Options {
-	if o.BusURL == "" {
+	if o.BusURL == "" && o.Bus == nil {
 		o.BusURL = defaultBusURL
 	}
 	if o.ServerAddress == "" {
@@ -128,6 +134,9 @@ func (o Options) complete() Options {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Metrics == nil {
+		o.Metrics = unmeasured{}
 	}
 	if o.TabTTL == 0 {
 		o.TabTTL = time.Minute
@@ -160,6 +169,9 @@ func (o Options) complete() Options {
 
 // check says what can't work, and what to write instead.
 func (o Options) check() error {
+	if o.Bus != nil && o.BusURL != "" {
+		return errors.New("ui: Options.Bus and Options.BusURL are both set: leave one of them out")
+	}
 	if _, _, err := net.SplitHostPort(o.ServerAddress); err != nil {
 		return fmt.Errorf("ui: Options.ServerAddress %q: want host:port, such as %q: %w", o.ServerAddress, defaultAddress, err)
 	}

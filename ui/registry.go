@@ -113,9 +113,14 @@ func (r *registry) put(t *tab) {
 		r.sessions[t.origin] = map[*tab]struct{}{}
 	}
 	r.sessions[t.origin][t] = struct{}{}
+	t.app.opts.Metrics.Tabs(t.page.path, 1)
 }
 
 func (r *registry) take(t *tab) {
+	if r.byID[t.id] != t {
+		return // it was taken to make room
+	}
+	t.app.opts.Metrics.Tabs(t.page.path, -1)
 	delete(r.byID, t.id)
 	if o := (owner{t.origin, t.openKey}); r.byOwner[o] == t {
 		delete(r.byOwner, o)

@@ -108,6 +108,7 @@ func (t *tab) render() (string, error) {
 	t.mu.Lock()
 	b.Grow(len(t.sent) + len(t.sent)/8)
 	t.mu.Unlock()
+	began := time.Now()
 	err := t.call("the view", func() error {
 		node := t.view()
 		if node == nil {
@@ -115,6 +116,7 @@ func (t *tab) render() (string, error) {
 		}
 		return node.Render(&b)
 	})
+	t.app.opts.Metrics.Rendered(t.page.path, time.Since(began), err)
 	return strings.ToValidUTF8(b.String(), "\uFFFD"), err
 }
 
@@ -220,16 +222,17 @@ func (t *tab) keep(f *frame, s *seat, base uint64, text string) bool {
 	return true
 }
 
-// next returns what is to be written for the tab at its place s, with the errors that are among it, and asks for a
-// render if the view is stale. It never waits for the tab's thread.
-func (t *tab) next(s *seat) (events, notes [][]byte) {
+// next returns what is to be written for the tab at its place s, the size of the frame and the errors that are among it, and
+// asks for a render if the view is stale. It never waits for the tab's thread.
+func (t *tab) next(s *seat) (events [][]byte, frame int, notes [][]byte) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.seat != s {
-		return nil, nil
+		return nil, 0, nil
 	}
 	if t.frame != nil {
 		events = append(events, t.frame)
+		frame = len(t.frame)
 		t.frame = nil
 		s.written = t.version
 	}
@@ -242,7 +245,7 @@ func (t *tab) next(s *seat) (events, notes [][]byte) {
 	if t.stale && !t.rendering {
 		t.schedule()
 	}
-	return events, notes
+	return events, frame, notes
 }
 
 // schedule starts a render: at once when the tab was idle, otherwise a moment after the last one, since

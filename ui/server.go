@@ -67,8 +67,7 @@ func (v *App) Serve(ctx context.Context) (err error) {
 	var listen net.ListenConfig
 	listener, err := listen.Listen(ctx, "tcp", v.opts.ServerAddress)
 	if err != nil {
-		return fmt.Errorf("ui: can't listen on %s: %w: if another program (or another instance of this one) "+
-			"has the port, end it, or choose another address with Options.ServerAddress", v.opts.ServerAddress, err)
+		return fmt.Errorf("ui: can't listen on %s (Options.ServerAddress): %w: %s", v.opts.ServerAddress, err, listenAdvice(err))
 	}
 	v.onces.limit, v.onces.memory = v.limits.onceEntries, v.limits.onceMemory
 	v.hosts = newHostRule(listener.Addr(), v.opts.Hosts)
@@ -95,6 +94,17 @@ func (v *App) Serve(ctx context.Context) (err error) {
 		v.log.Info("ui: shutting down")
 	}
 	return errors.Join(err, v.shutdown(context.WithoutCancel(ctx), server, &spare))
+}
+
+// listenAdvice says what to do about an address that can't be listened on.
+func listenAdvice(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "another program, or another instance of this one, has the port: end it, or use another address"
+	case errors.Is(err, os.ErrPermission):
+		return "this user may not have the port: use one from 1024 up"
+	}
+	return "use an address of this machine, such as " + defaultAddress
 }
 
 // spares are connections on which nothing was asked yet. Browsers have some in stock. Server.Shutdown

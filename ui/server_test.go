@@ -27,7 +27,9 @@ func TestServe_saysWhatFailsAtTheStartAndWhatToDo(t *testing.T) {
 		options ui.Options
 		says    []string
 	}{
-		"used port":      {ui.Options{BusURL: "mem:", ServerAddress: taken.Addr().String()}, []string{taken.Addr().String(), "Options.ServerAddress"}},
+		"used port":      {ui.Options{BusURL: "mem:", ServerAddress: taken.Addr().String()}, []string{taken.Addr().String(), "Options.ServerAddress", "another program", "end it"}},
+		"no such port":   {ui.Options{BusURL: "mem:", ServerAddress: "localhost:99999"}, []string{"99999", "such as localhost:7331"}},
+		"two buses":      {ui.Options{BusURL: "mem:", Bus: openBus(t)}, []string{"Options.Bus", "Options.BusURL", "both"}},
 		"no port":        {ui.Options{BusURL: "mem:", ServerAddress: "localhost"}, []string{`"localhost"`, "host:port"}},
 		"unknown bus":    {ui.Options{BusURL: "carrier-pigeon:"}, []string{"Options.BusURL", "carrier-pigeon"}},
 		"bad stream":     {ui.Options{BusURL: "mem:", Streams: []ui.StreamConfig{{Name: "a b"}}}, []string{"Options.Streams"}},

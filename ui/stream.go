@@ -101,7 +101,10 @@ func (st *stream) collect() []byte {
 	st.mu.Unlock()
 	var out []byte
 	for i, s := range queue {
-		events, notes := s.tab.next(s)
+		events, frame, notes := s.tab.next(s)
+		if frame > 0 {
+			s.tab.app.opts.Metrics.Sent(s.tab.page.path, frame)
+		}
 		for _, event := range events {
 			out = append(out, event...)
 		}

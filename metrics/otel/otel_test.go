@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/propagation"
@@ -14,11 +15,12 @@ import (
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/membus"
 	"github.com/jitney-go/jitney/metrics/otel"
+	"github.com/jitney-go/jitney/ui"
 )
 
 func TestMetrics_countWhatABusDoes(t *testing.T) {
 	reader := metric.NewManualReader()
-	metrics, err := otel.Metrics(metric.NewMeterProvider(metric.WithReader(reader)).Meter("jitney"))
+	metrics, err := otel.New(metric.NewMeterProvider(metric.WithReader(reader)).Meter("jitney"))
 	require.NoError(t, err)
 	b, err := membus.Open(0, bus.WithMetrics(metrics), bus.OnError(func(bus.Problem) {}))
 	require.NoError(t, err)
@@ -29,9 +31,38 @@ func TestMetrics_countWhatABusDoes(t *testing.T) {
 	require.Error(t, b.Publish(t.Context(), "a b", nil))
 	require.NoError(t, b.Close(t.Context()))
 
+	sums, counts := collect(t, reader)
+	require.Equal(t, map[string]int64{
+		"jitney.published": 1, "jitney.published.bytes": 5, "jitney.publish.errors": 1, "jitney.handler.errors": 1, "jitney.subscriptions": 0,
+	}, sums)
+	require.Equal(t, map[string]uint64{"jitney.publish.duration": 2, "jitney.handle.duration": 1, "jitney.message.age": 1}, counts)
+}
+
+func TestMetrics_countWhatPagesDo(t *testing.T) {
+	reader := metric.NewManualReader()
+	metrics, err := otel.New(metric.NewMeterProvider(metric.WithReader(reader)).Meter("jitney"))
+	require.NoError(t, err)
+	var _ ui.Metrics = metrics
+	metrics.Tabs("/", 2)
+	metrics.Tabs("/", -1)
+	metrics.Sent("/", 100)
+	metrics.Sent("/", 11)
+	metrics.Rendered("/", time.Millisecond, nil)
+	metrics.Rendered("/", time.Millisecond, errors.New("no"))
+	metrics.Acted("/", time.Millisecond, errors.New("no"))
+	sums, counts := collect(t, reader)
+	require.Equal(t, map[string]int64{
+		"jitney.tabs": 1, "jitney.frames": 2, "jitney.frames.bytes": 111, "jitney.render.errors": 1, "jitney.action.errors": 1,
+	}, sums)
+	require.Equal(t, map[string]uint64{"jitney.render.duration": 2, "jitney.action.duration": 1}, counts)
+}
+
+// collect returns the sums, and the counts of histograms, by name.
+func collect(t *testing.T, reader metric.Reader) (sums map[string]int64, counts map[string]uint64) {
+	t.Helper()
 	var all metricdata.ResourceMetrics
 	require.NoError(t, reader.Collect(t.Context(), &all))
-	sums, counts := map[string]int64{}, map[string]uint64{}
+	sums, counts = map[string]int64{}, map[string]uint64{}
 	for _, m := range all.ScopeMetrics[0].Metrics {
 		switch data := m.Data.(type) {
 		case metricdata.Sum[int64]:
@@ -44,10 +75,7 @@ func TestMetrics_countWhatABusDoes(t *testing.T) {
 			}
 		}
 	}
-	require.Equal(t, map[string]int64{
-		"jitney.published": 1, "jitney.published.bytes": 5, "jitney.publish.errors": 1, "jitney.handler.errors": 1, "jitney.subscriptions": 0,
-	}, sums)
-	require.Equal(t, map[string]uint64{"jitney.publish.duration": 2, "jitney.handle.duration": 1, "jitney.message.age": 1}, counts)
+	return sums, counts
 }
 
 func TestPropagator_carriesTheTrace(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	prom "github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -13,6 +14,7 @@ import (
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/membus"
 	"github.com/jitney-go/jitney/metrics/prometheus"
+	"github.com/jitney-go/jitney/ui"
 )
 
 func TestMetrics_countWhatABusDoes(t *testing.T) {
@@ -53,9 +55,52 @@ jitney_subscriptions 0
 	count, err := testutil.GatherAndCount(registry, "jitney_handle_seconds", "jitney_publish_seconds", "jitney_message_age_seconds")
 	require.NoError(t, err)
 	require.Equal(t, 5, count)
+	requireLint(t, registry)
+}
+
+// requireLint wants names and units that are as Prometheus has them.
+func requireLint(t *testing.T, registry prom.Gatherer) {
+	t.Helper()
 	problems, err := testutil.GatherAndLint(registry)
 	require.NoError(t, err)
 	require.Empty(t, problems)
+}
+
+func TestMetrics_countWhatPagesDo(t *testing.T) {
+	metrics := prometheus.New()
+	registry := prom.NewRegistry()
+	registry.MustRegister(metrics)
+	var _ ui.Metrics = metrics
+
+	metrics.Tabs("/", 1)
+	metrics.Tabs("/", 1)
+	metrics.Tabs("/", -1)
+	metrics.Sent("/", 100)
+	metrics.Sent("/", 11)
+	metrics.Rendered("/", time.Millisecond, nil)
+	metrics.Rendered("/", time.Millisecond, errors.New("no"))
+	metrics.Acted("/room/{name}", time.Millisecond, errors.New("no"))
+	require.NoError(t, testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP jitney_action_errors_total Actions that returned an error or panicked.
+# TYPE jitney_action_errors_total counter
+jitney_action_errors_total{page="/room/{name}"} 1
+# HELP jitney_frame_bytes_total Bytes of those frames.
+# TYPE jitney_frame_bytes_total counter
+jitney_frame_bytes_total{page="/"} 111
+# HELP jitney_frames_total Frames that were handed to streams of browsers.
+# TYPE jitney_frames_total counter
+jitney_frames_total{page="/"} 2
+# HELP jitney_render_errors_total Views that failed or panicked.
+# TYPE jitney_render_errors_total counter
+jitney_render_errors_total{page="/"} 1
+# HELP jitney_tabs Tabs that live.
+# TYPE jitney_tabs gauge
+jitney_tabs{page="/"} 1
+`), "jitney_action_errors_total", "jitney_frame_bytes_total", "jitney_frames_total", "jitney_render_errors_total", "jitney_tabs"))
+	count, err := testutil.GatherAndCount(registry, "jitney_render_seconds", "jitney_action_seconds")
+	require.NoError(t, err)
+	require.Equal(t, 2, count)
+	requireLint(t, registry)
 }
 
 func gauge(t *testing.T, from prom.Gatherer, name string) float64 {
