@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -82,4 +83,13 @@ func writePEM(t *testing.T, file, kind string, der []byte) {
 // params are those of a URL.
 func (f files) params() string {
 	return "&tls-cert=" + f.cert + "&tls-key=" + f.key + "&tls-ca=" + f.ca
+}
+
+// serverTLS is that of a server with a certificate of its own.
+func serverTLS(t *testing.T, a *authority) *tls.Config {
+	t.Helper()
+	f := a.issue(t, "server")
+	pair, err := tls.LoadX509KeyPair(f.cert, f.key)
+	require.NoError(t, err)
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
 }

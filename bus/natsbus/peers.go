@@ -18,8 +18,9 @@ const (
 	joinLog = 10 * time.Second
 	// watchPeersEvery is how often it is looked whether a connection to another server has ended, which the server tells nobody.
 	watchPeersEvery = 100 * time.Millisecond
-	// settled is how old a connection is that isn't just one too many: two servers that find each other open several.
+	// settled is how old a route is that isn't just one too many: two members that find each other open several.
 	settled = time.Second
+	toHub   = "leaf "
 )
 
 // await returns when the cluster, or the hub, answers.
@@ -79,7 +80,7 @@ func (e *embedded) peerConns() map[string]string {
 	if leaves, err := e.server.Leafz(nil); err == nil {
 		for _, l := range leaves.Leafs {
 			if l.IsSpoke {
-				conns[fmt.Sprint("leaf ", l.ID)] = l.Name
+				conns[fmt.Sprint(toHub, l.ID)] = l.Name
 			}
 		}
 	}
@@ -110,7 +111,7 @@ func (e *embedded) watchPeers(lost func()) {
 		for conn, begun := range since {
 			if _, there := conns[conn]; !there {
 				delete(since, conn)
-				ended = ended || time.Since(begun) > settled
+				ended = ended || strings.HasPrefix(conn, toHub) || time.Since(begun) > settled
 			}
 		}
 		for conn := range conns {
