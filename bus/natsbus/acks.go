@@ -43,7 +43,7 @@ type acks struct {
 // waiter is a publish that waits for its stream.
 type waiter struct {
 	subject string
-	since   int // sweeps
+	until   int // sweeps
 	told    chan answer
 }
 
@@ -67,11 +67,11 @@ func (a *acks) listen(b *backend) (err error) {
 }
 
 // begin makes a waiter and returns where its stream is to answer.
-func (a *acks) begin(w *waiter) (token uint64, reply string) {
+func (a *acks) begin(w *waiter, patience time.Duration) (token uint64, reply string) {
 	a.mu.Lock()
 	a.token++
 	token = a.token
-	w.since = a.sweeps
+	w.until = a.sweeps + int(patience/sweepEvery)
 	a.waiting[token] = w
 	if a.sweep == nil {
 		a.sweep = time.AfterFunc(sweepEvery, a.expire)
@@ -148,11 +148,7 @@ func (a *acks) fail(err error, about func(w *waiter) bool) (found bool) {
 func (a *acks) expire() {
 	a.mu.Lock()
 	a.sweeps++
-	patience := ackTimeout
-	if a.b.elects {
-		patience = resendAfter
-	}
-	oldest := a.sweeps - int(patience/sweepEvery)
+	now := a.sweeps
 	if len(a.waiting) > 0 {
 		a.sweep.Reset(sweepEvery)
 	} else {
@@ -160,7 +156,7 @@ func (a *acks) expire() {
 	}
 	a.mu.Unlock()
 	a.fail(unknown(fmt.Errorf("%w: no acknowledgement: %w", bus.ErrUnavailable, context.DeadlineExceeded)),
-		func(w *waiter) bool { return w.since < oldest })
+		func(w *waiter) bool { return w.until < now })
 }
 
 // parseAnswer reads what a stream, or the server in its place, says to a publish.

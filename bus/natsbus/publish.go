@@ -72,13 +72,13 @@ func fits(s driver.Stream, p *driver.Publication, h nats.Header) error {
 }
 
 // publish sends p and waits for what a stream says to it.
-func (b *backend) publish(ctx context.Context, p *driver.Publication, h nats.Header) answer {
+func (b *backend) publish(ctx context.Context, p *driver.Publication, h nats.Header, patience time.Duration) answer {
 	if err := b.storeFailure(); err != nil {
 		return answer{err: err} // it wouldn't answer
 	}
 	w := waiters.Get().(*waiter)
 	w.subject = p.Subject
-	token, reply := b.acks.begin(w)
+	token, reply := b.acks.begin(w, patience)
 	err := b.send(p, reply, h)
 	if err != nil && b.acks.forget(token) {
 		waiters.Put(w)

@@ -14,9 +14,11 @@ import (
 const (
 	readOnEvery = 100 * time.Millisecond
 	readOnBatch = 512
-	readOnBytes = 1 << 20
-	// quiet is how long a consumer may say nothing before the tail looks for itself.
-	quiet = heartbeat + heartbeat/2
+	readOnBytes = 256 << 10
+	// quiet is how long a consumer may say nothing before the tail looks for itself, and quietBehind where something is
+	// known to be stored that it hasn't given. As long as it gives anything nothing is read twice.
+	quiet       = heartbeat + heartbeat/2
+	quietBehind = heartbeat / 2
 )
 
 // readOn gives the sink what the stream holds behind what was delivered. Errors are for the next time.
@@ -73,14 +75,13 @@ func (t *tail) anew(ctx context.Context) error {
 	}
 }
 
-// lags reports whether the consumer is behind what somebody here knows to be stored, and was so when it was last asked.
+// lags reports whether the consumer is silent for longer than one that has nothing to give, or that has something.
 func (t *tail) lags() bool {
 	known := t.b.knownOf(t.stream.Config.Name).Load()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	lags := t.mark > t.after
-	t.mark = known
-	return lags || time.Since(t.heard) > quiet
+	silent := time.Since(t.heard)
+	return silent > quiet || silent > quietBehind && known > t.after
 }
 
 // knownOf is a sequence that a stream has stored, at least.

@@ -169,7 +169,6 @@ type tail struct {
 	after    uint64 // everything up to here has been delivered
 	consumed uint64 // the consumer's own count
 	heard    time.Time
-	mark     uint64 // what was known to be stored when it was last looked
 	sub      *nats.Subscription
 	name     string
 }

@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// resendAfter is how long an acknowledgement is waited for in a cluster before the message is sent again. It is found
-	// out sooner when a connection between the servers has ended.
+	// resendAfter is how long an acknowledgement is waited for in a cluster before the message is sent again, and then
+	// twice that, as a server may only be busy. It is found out sooner when a connection between the servers has ended.
 	resendAfter    = 2 * time.Second
 	inProcessPause = 20 * time.Millisecond
 	// callHeader tells the attempts of one call from those of another one with the same message ID.
@@ -27,7 +27,7 @@ const (
 // acknowledge may die and nobody says so; then the message is sent again under the same ID, so that it is stored once.
 func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Publication, h nats.Header) answer {
 	if !b.elects {
-		return b.publish(ctx, p, h)
+		return b.publish(ctx, p, h, ackTimeout)
 	}
 	call := b.ids + strconv.FormatUint(b.nextCall.Add(1), 36)
 	own := p.ID == ""
@@ -48,7 +48,7 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 	began := time.Now()
 	stored := false // perhaps
 	for attempt := 0; ; attempt++ {
-		x := b.publish(ctx, p, h)
+		x := b.publish(ctx, p, h, resendAfter*time.Duration(min(attempt+1, 2)))
 		var wait time.Duration
 		switch {
 		case x.err == nil:
