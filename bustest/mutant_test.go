@@ -395,6 +395,7 @@ const (
 func TestMutants_areCaughtByTheirCheck(t *testing.T) {
 	catches := map[string]bool{}
 	caught, lines := make([]bool, len(mutants)), make([]string, len(mutants))
+	dir := t.TempDir() // not all live to remove their own
 	var wg sync.WaitGroup
 	room := make(chan struct{}, 16) // most of them wait
 	for i, m := range mutants {
@@ -404,7 +405,7 @@ func TestMutants_areCaughtByTheirCheck(t *testing.T) {
 			room <- struct{}{}
 			defer func() { <-room }()
 			for try := 1; try <= mutantTries && !caught[i]; try++ {
-				if caught[i], lines[i] = m.examine(); try > 1 {
+				if caught[i], lines[i] = m.examine(dir); try > 1 {
 					lines[i] += fmt.Sprintf(", in try %d", try)
 				}
 			}
@@ -428,13 +429,15 @@ func TestMutants_areCaughtByTheirCheck(t *testing.T) {
 }
 
 // examine reports whether the check catches m, and how.
-func (m mutant) examine() (caught bool, line string) {
+func (m mutant) examine(dir string) (caught bool, line string) {
 	if !m.child {
-		res, ok := Examine(context.Background(), m.harness()).Result(m.check)
+		h := m.harness()
+		h.TempDir = dir
+		res, ok := Examine(context.Background(), h).Result(m.check)
 		return ok && res.Status == Failed, fmt.Sprintf("%s in %v", res.Status, res.Duration.Round(time.Millisecond))
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestMutantInChild$", "-test.count=1")
-	cmd.Env = append(os.Environ(), mutantVariable+"="+m.bug)
+	cmd.Env = append(os.Environ(), mutantVariable+"="+m.bug, "TMPDIR="+dir)
 	out, err := cmd.CombinedOutput()
 	line = fmt.Sprintf("in a child: %v", err)
 	if err != nil && !strings.Contains(string(out), m.said) {
