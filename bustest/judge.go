@@ -97,12 +97,27 @@ func complete(want ...string) judge {
 			}
 		}
 		for _, text := range want {
-			if !got[text] {
-				return &fault{len(events), fmt.Sprintf("%s is missing", brief(text))}
+			if got[text] {
+				continue
 			}
+			if at := follower(events, text); at < len(events) {
+				return &fault{at, fmt.Sprintf("%s is missing, and %s is there", brief(text), brief(events[at].text))}
+			}
+			return &fault{len(events), fmt.Sprintf("%s is missing", brief(text))}
 		}
 		return nil
 	}
+}
+
+// follower is the first event with a higher number of the same publisher, or len(events).
+func follower(events []event, text string) int {
+	publisher, n, ok := number(text)
+	for at, e := range events {
+		if of, k, numbered := number(e.text); ok && numbered && e.kind == delivered && of == publisher && k > n {
+			return at
+		}
+	}
+	return len(events)
 }
 
 // unique: no message was delivered twice.

@@ -15,6 +15,10 @@ func at(seq uint64) event {
 	return event{kind: delivered, text: bus.NewCursor("e", seq).String(), cursor: bus.NewCursor("e", seq)}
 }
 
+func placed(text, epoch string, seq uint64) event {
+	return event{kind: delivered, text: text, cursor: bus.NewCursor(epoch, seq)}
+}
+
 func stored(e event) event {
 	e.replayed = true
 	return e
@@ -56,6 +60,7 @@ func TestJudges_decideAboutHandWrittenHistories(t *testing.T) {
 		{"exactly: one lacks", exactly("a", "b"), []event{got("a")}, 1},
 		{"complete: in any order", complete("a", "b"), []event{got("b"), got("x"), got("a")}, passes},
 		{"complete: one lacks", complete("a", "b"), []event{got("b")}, 1},
+		{"complete: one lacks before another", complete("p#1", "p#2", "p#10"), []event{got("p#1"), got("q#9"), got("p#10"), got("p#11")}, 2},
 		{"unique", unique, []event{got("a"), got("b")}, passes},
 		{"unique: twice", unique, []event{got("a"), got("b"), got("a")}, 2},
 		{"ordered: two publishers", ordered, []event{got("p#1"), got("q#7"), got("p#3"), got("q#8"), got("end")}, passes},
@@ -75,6 +80,15 @@ func TestJudges_decideAboutHandWrittenHistories(t *testing.T) {
 		{"fenced: still running", fenced("unsubscribed"), []event{got("a"), unsubscribed, end("a")}, 1},
 		{"fenced: called afterwards", fenced("unsubscribed"), []event{got("a"), end("a"), unsubscribed, got("b")}, 3},
 		{"fenced: never returned", fenced("unsubscribed"), []event{got("a"), end("a")}, 2},
+		{"notRefused", notRefused(map[string]error{"a": bus.ErrClosed}), []event{got("b")}, passes},
+		{"notRefused: there it is", notRefused(map[string]error{"a": bus.ErrClosed}), []event{got("b"), got("a")}, 1},
+		{"asStored", asStored(cursors(3, 7)), []event{placed("p#1", "e", 3), placed("p#2", "e", 7), placed("next", "e", 8)}, passes},
+		{"asStored: moved", asStored(cursors(3, 7)), []event{placed("p#2", "e", 3)}, 0},
+		{"asStored: another epoch", asStored(cursors(3, 7)), []event{placed("p#2", "f", 3)}, passes},
+		{"behindCursor", behindCursor(bus.NewCursor("e", 3)), []event{at(4), at(9)}, passes},
+		{"behindCursor: at it", behindCursor(bus.NewCursor("e", 3)), []event{at(3)}, 0},
+		{"behindCursor: another epoch", behindCursor(bus.NewCursor("e", 3)), []event{at(4), placed("p#1", "f", 1)}, 1},
+		{"behindCursor: another epoch, told", behindCursor(bus.NewCursor("e", 3)), []event{hole(3, 9), placed("p#1", "f", 1)}, passes},
 		{"quiet", quiet, []event{got("a")}, passes},
 		{"quiet: told", quiet, []event{got("a"), told(bus.ErrSlow)}, 1},
 		{"unchanged", unchanged, []event{{kind: delivered, text: "a", msg: kept}}, passes},
