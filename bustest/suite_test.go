@@ -28,6 +28,7 @@ func TestRun_passesOddButConformingBuses(t *testing.T) {
 		"tiny buffers":   {Tiny: true},
 		"several":        several,
 		"volatile":       {Volatile: true},
+		"no removal":     {NoRemoval: true},
 		"lacks a lot":    {NoHeaders: true, NoStreams: true, NoGroups: true},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -36,7 +36,7 @@ type Config struct {
 
 	Several bool // those that are open on one Dir are one system, as processes on one server
 
-	NoHeaders, NoStreams, NoGroups, NoDurableGroups bool // what it lacks
+	NoHeaders, NoStreams, NoGroups, NoDurableGroups, NoRemoval bool // what it lacks
 }
 
 const (

@@ -344,6 +344,10 @@ func (b *Bus) RemoveStream(ctx context.Context, name string) error {
 		b.mu.Unlock()
 		return b.wrap("remove", name, err, nil)
 	}
+	if b.cfg.NoRemoval {
+		b.mu.Unlock()
+		return b.wrap("remove", name, b.lacks("removal"), nil)
+	}
 	i := slices.IndexFunc(b.streams, func(st *stream) bool { return st.cfg.Name == name })
 	if i < 0 {
 		b.mu.Unlock()
