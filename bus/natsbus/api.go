@@ -39,6 +39,7 @@ const (
 	codeNoSuchMessage      = 10037
 	codeNotEnabled         = 10039
 	codeResources          = 10047
+	codeCreateFailed       = 10049
 	codeConfigInvalid      = 10052
 	codeMessageTooLarge    = 10054
 	codeNameInUse          = 10058

@@ -239,3 +239,15 @@ func TestOpen_keepsItsFilesPrivate(t *testing.T) {
 	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm(), "nobody else can enter the directory")
 	require.NoError(t, b.Close(t.Context()))
 }
+
+// When the last stream is removed, the server removes their directory a little later, also under one that is just being made.
+func TestEnsureStreams_worksRightAfterTheLastStreamWasRemoved(t *testing.T) {
+	b, err := natsbus.Open(t.Context(), t.TempDir())
+	require.NoError(t, err)
+	defer b.Close(context.Background())
+	for range 500 {
+		require.NoError(t, b.EnsureStreams(t.Context(), chat))
+		require.NoError(t, b.Publish(t.Context(), "chat.Go", []byte("stored")))
+		require.NoError(t, b.(bus.Remover).RemoveStream(t.Context(), chat.Name))
+	}
+}

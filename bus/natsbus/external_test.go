@@ -148,7 +148,8 @@ func TestConformance_elsewhere(t *testing.T) {
 			}
 			return bus.Open(e.Context(), url, e.Options...)
 		},
-		Serve: bustest.Process(serverProcess),
+		Serve:  bustest.Process(serverProcess),
+		Shared: true,
 		Residue: func(context.Context, bus.Bus) (int, error) {
 			js, err := s.Jsz(nil)
 			if err != nil {

@@ -170,17 +170,22 @@ func (b *backend) Ensure(ctx context.Context, cfg bus.StreamConfig) error {
 	return err
 }
 
+// createTries is how often it is tried to make a stream that the server can't find the place for.
+const createTries = 5
+
 // ensure makes an update of the config at the server with our fields changed, so that
 // what an operator has set stays.
 func (b *backend) ensure(ctx context.Context, cfg bus.StreamConfig) error {
 	pause := time.NewTicker(decidePause)
 	defer pause.Stop()
-	for {
+	for tries := 1; ; tries++ {
 		made, err := b.ensureOnce(ctx, cfg)
 		if made {
 			err = b.decide(ctx, cfg.Name)
 		}
-		if !errors.Is(err, errUndecided) {
+		// When its last stream was removed, the server removes the directory of all, also while another one is being made.
+		removing := isCode(err, codeCreateFailed) && tries < createTries
+		if !errors.Is(err, errUndecided) && !removing {
 			return err
 		}
 		select {
