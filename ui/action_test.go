@@ -37,7 +37,7 @@ func TestAction_runsOnceHoweverOftenItIsSent(t *testing.T) {
 	}
 	require.Equal(t, "done", d.send(2, "a1", nil).Status)
 	require.NotEmpty(t, d.send(3, "a9", nil).Error)
-	require.Equal(t, answer{200, d.tab, 1, "done", ""}, d.send(1, "a1", nil), "an old number is answered and not run")
+	require.Equal(t, answer{200, d.Tab, 1, "done", ""}, d.send(1, "a1", nil), "an old number is answered and not run")
 	d.shows("clicked 2 times")
 	require.Equal(t, "done", d.send(7, "a1", nil).Status, "a browser that gave some up goes on")
 	d.shows("clicked 3 times")
@@ -234,20 +234,20 @@ func TestSignals_areWhatTheBrowserSentUntilTheServerSetsThem(t *testing.T) {
 		})
 	})
 	d := s.browser().open("/")
-	require.Equal(t, signals{"s1": {"draft", 0}, "s2": {7.0, 0}, "s3": {true, 0}}, d.signals)
-	require.Contains(t, d.html, `<input data-bind="s1" value="draft">`)
+	require.Equal(t, signals{"s1": {V: "draft", Rev: 0}, "s2": {V: 7.0, Rev: 0}, "s3": {V: true, Rev: 0}}, d.Signals)
+	require.Contains(t, d.HTML, `<input data-bind="s1" value="draft">`)
 	d.connect("worker-1", 1, d)
-	d.act("a1", signals{"s1": {"typed", 3}, "s2": {41, 1}, "s3": {false, 1}})
+	d.act("a1", signals{"s1": {V: "typed", Rev: 3}, "s2": {V: 41, Rev: 1}, "s3": {V: false, Rev: 1}})
 	s.eventually(func() bool { return d.signal("s1") == "typed|41|false" }, "the signal is set")
 	require.Equal(t, 42.0, d.signal("s2"))
 	require.Equal(t, true, d.signal("s3"))
-	require.Equal(t, uint64(3), d.signals["s1"].Rev)
-	d.act("a1", signals{"s2": {"not a number", 2}})
+	require.Equal(t, uint64(3), d.Signals["s1"].Rev)
+	d.act("a1", signals{"s2": {V: "not a number", Rev: 2}})
 	s.eventually(func() bool { return d.signal("s1") == "typed|41|false|0|true" }, "what isn't a number is 0")
 
 	// A browser that missed frames is told what the server has set.
-	d.version, d.text = 0, nil
-	d.signals = signals{}
+	d.Version, d.Text = 0, nil
+	d.Signals = signals{}
 	d.connect("worker-1", 2, d)
 	s.eventually(func() bool { return d.signal("s1") == "typed|41|false|0|true" }, "the signal comes again")
 }
@@ -274,7 +274,7 @@ func TestSignals_textThatIsTooMuchInAllIsRefused(t *testing.T) {
 	s := serve(t, ui.Options{}, ui.Shorten{}, fields(nil))
 	d := s.browser().open("/")
 	d.connect("worker-1", 1, d)
-	text := func(size, rev int) value { return value{strings.Repeat("x", size), uint64(rev)} }
+	text := func(size, rev int) value { return value{V: strings.Repeat("x", size), Rev: uint64(rev)} }
 	refused := func(a answer) {
 		t.Helper()
 		require.Equal(t, http.StatusRequestEntityTooLarge, a.code)
@@ -309,7 +309,7 @@ func TestSignals_aLateRefusalOfTextIsToldWhenTheBrowserAsks(t *testing.T) {
 	s := serve(t, ui.Options{}, ui.Shorten{Patience: 200 * time.Millisecond}, fields(hang))
 	d := s.browser().open("/")
 	st := d.connect("worker-1", 1, d)
-	text := value{strings.Repeat("x", 40<<10), 1}
+	text := value{V: strings.Repeat("x", 40<<10), Rev: 1}
 	require.Empty(t, d.done("a1", signals{"s1": text}).Error)
 	require.NoError(t, bus.Publish(t.Context(), s.bus, "chat.hang", message{}))
 	hang <- struct{}{}
@@ -319,7 +319,7 @@ func TestSignals_aLateRefusalOfTextIsToldWhenTheBrowserAsks(t *testing.T) {
 	s.eventually(func() bool { a = d.send(d.n, "a1", nil); return a.Status == "done" }, "it is answered")
 	require.Equal(t, http.StatusRequestEntityTooLarge, a.code)
 	refused := uint64(d.n)
-	require.Empty(t, d.act("a1", signals{"s2": {"short", 2}}).Error)
+	require.Empty(t, d.act("a1", signals{"s2": {V: "short", Rev: 2}}).Error)
 	d.shows("40960 and 5.")
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -344,9 +344,9 @@ func TestEvents_areAttributesFromAFixedList(t *testing.T) {
 		})
 	})
 	d := s.browser().open("/")
-	require.Contains(t, d.html, `<form data-on-submit="a1" data-clear="s1 s2" data-pin`)
-	require.Contains(t, d.html, `<button data-on-click="a2" data-set="{&#34;s2&#34;:&#34;\&#34;Rust\&#34; \u0026 \u003cb\u003e&#34;,&#34;s3&#34;:true}">`)
-	require.Contains(t, d.html, `<input data-on-input="a1" data-debounce="300" data-on-change="a2" data-ignore>`)
+	require.Contains(t, d.HTML, `<form data-on-submit="a1" data-clear="s1 s2" data-pin`)
+	require.Contains(t, d.HTML, `<button data-on-click="a2" data-set="{&#34;s2&#34;:&#34;\&#34;Rust\&#34; \u0026 \u003cb\u003e&#34;,&#34;s3&#34;:true}">`)
+	require.Contains(t, d.HTML, `<input data-on-input="a1" data-debounce="300" data-on-change="a2" data-ignore>`)
 }
 
 func TestBye_runsWhatWasStillQueued(t *testing.T) {
@@ -371,7 +371,7 @@ func (d *doc) bye(worker string, number, n int) int {
 	for i := 1; i <= n; i++ {
 		acts = append(acts, map[string]any{"n": i, "act": "a1", "once": d.once(i), "signals": signals{}})
 	}
-	res, _ := d.post("/_ui/bye", "bye", map[string]any{"tab": d.tab, "key": d.key, "w": worker, "s": number, "acts": acts})
+	res, _ := d.post("/_ui/bye", "bye", map[string]any{"tab": d.Tab, "key": d.key, "w": worker, "s": number, "acts": acts})
 	return res.StatusCode
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/ui"
+	"github.com/jitney-go/jitney/ui/internal/client"
 )
 
 // patch applies Diff's edits as the browser would, by way of the wire.
@@ -24,7 +25,7 @@ func patch(t require.TestingT, old, next string, effort int) (edits []ui.Splice,
 	var wire [][3]any
 	require.NoError(t, json.Unmarshal(data, &wire))
 	length, sum := ui.Checksum(next)
-	got, err := splice(old, wire, length, sum)
+	got, err := client.Splice(old, wire, length, sum)
 	require.NoError(t, err, "%q to %q by %s", old, next, data)
 	require.Equal(t, next, got)
 	return edits, true

@@ -57,6 +57,10 @@
 // log has them. Options.Logger has what goes wrong, with the page and the first letters of the tab's id, never what users
 // enter. Options.Metrics is told of tabs, frames and their bytes, views, actions.
 //
+// # Tests
+//
+// Package uitest drives pages from go test as visitors do, without a browser.
+//
 // # Trust
 //
 // Signals and calls of actions come from the browser and are what form fields are: input to be checked.

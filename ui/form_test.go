@@ -278,9 +278,9 @@ func TestForm_pagesWithFormsStillTravelLean(t *testing.T) {
 	var ran atomic.Int32
 	s := serve(t, ui.Options{}, ui.Shorten{}, guestbook(&ran))
 	d := s.browser().open("/book")
-	require.Contains(t, d.html, "jitney-once")
+	require.Contains(t, d.HTML, "jitney-once")
 	d.connect("worker-1", 1, d)
-	require.Equal(t, "done", d.act("a1", signals{"s1": {"hello", 1}}).Status)
+	require.Equal(t, "done", d.act("a1", signals{"s1": {V: "hello", Rev: 1}}).Status)
 	d.shows("<li>hello|")
 	require.NotContains(t, d.view(), "jitney-once")
 	require.NotContains(t, d.view(), "method=\"post\"")
@@ -328,11 +328,11 @@ func TestForm_leavesOddMarkupAsItIs(t *testing.T) {
 	d := s.browser().open("/")
 	want := strings.Replace(odd, `<form data-on-submit=a1 ><input data-bind=s1 value='"'/>`,
 		`<form data-on-submit="a1" method="post"><input data-bind="s1" value="x&#34;y" name="s1"/>`, 1)
-	got := fieldPattern.ReplaceAllString(d.html, "")
+	got := fieldPattern.ReplaceAllString(d.HTML, "")
 	got, _, _ = strings.Cut(got, `<p title="`)
 	want, _, _ = strings.Cut(want, `<p title="`)
 	require.Equal(t, want, got)
-	require.Len(t, fieldPattern.FindAllString(d.html, -1), 2)
+	require.Len(t, fieldPattern.FindAllString(d.HTML, -1), 2)
 }
 
 func FuzzForms(f *testing.F) {

@@ -5,29 +5,26 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"html"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/cookiejar"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-	"unicode/utf16"
 
-	"github.com/r3labs/sse/v2"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/membus"
 	"github.com/jitney-go/jitney/ui"
+	"github.com/jitney-go/jitney/ui/internal/client"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/r3labs/sse/v2.(*Client).readLoop"))
+	goleak.VerifyTestMain(m)
 }
 
 // logbook is a logger's output that tests can read while it is written.
@@ -122,46 +119,37 @@ func (s *site) browser() *browser {
 	return &browser{s, &http.Client{Jar: jar, Transport: transport}}
 }
 
-// value is a signal on the wire.
-type value struct {
-	V   any
-	Rev uint64
-}
-
-func (v value) MarshalJSON() ([]byte, error) { return json.Marshal([]any{v.V, v.Rev}) }
-func (v *value) UnmarshalJSON(data []byte) error {
-	return json.Unmarshal(data, &[]any{&v.V, &v.Rev})
-}
-
-type signals map[string]value
+// What a browser knows, in short words.
+type (
+	value   = client.Value
+	signals = client.Signals
+	event   = client.Event
+)
 
 // doc is a document in a browser.
 type doc struct {
 	*browser
 	path   string
 	status int
-	title  string
 	source string
-	tab    string
 	key    string
-	shape  string
 	n      int
 
-	mu      sync.Mutex
-	version uint64
-	text    *string // as the stream sent it; nil until then
-	html    string  // what the user sees
-	signals signals
-	frames  []event
-	bad     error
+	mu sync.Mutex
+	client.Document
+	frames []event
+	bad    error
 }
 
 var (
-	metaPattern  = regexp.MustCompile(`<meta name="jitney" content="([^"]*)">`)
-	titlePattern = regexp.MustCompile(`<title>([^<]*)</title>`)
-	keys         int
-	keysMu       sync.Mutex
+	keys   int
+	keysMu sync.Mutex
 )
+
+// doc is what somebody makes up who knows the id and the key of a tab.
+func (b *browser) doc(tab, key string) *doc {
+	return &doc{browser: b, key: key, Document: client.Document{Tab: tab}}
+}
 
 func newKey() string {
 	keysMu.Lock()
@@ -209,37 +197,10 @@ func (b *browser) open(path string) *doc {
 	b.Helper()
 	res, body := b.get(path)
 	d := &doc{browser: b, path: path, status: res.StatusCode, source: body, key: newKey()}
-	match := metaPattern.FindStringSubmatch(body)
-	require.NotNil(b, match, "no meta in %s", body)
-	var meta struct {
-		Tab, Shape, Worker string
-		V                  uint64
-		Signals            signals
-	}
-	require.NoError(b, json.Unmarshal([]byte(html.UnescapeString(match[1])), &meta))
-	d.tab, d.shape, d.version, d.signals = meta.Tab, meta.Shape, meta.V, meta.Signals
-	d.title = html.UnescapeString(titlePattern.FindStringSubmatch(body)[1])
-	_, rest, ok := strings.Cut(body, `<div id="jitney-root">`)
-	require.True(b, ok)
-	d.html, _, ok = strings.Cut(rest, `</div><div id="jitney-status"`)
-	require.True(b, ok)
+	var err error
+	d.Document, err = client.ParseDocument(body)
+	require.NoError(b, err, body)
 	return d
-}
-
-// event is any event of a stream.
-type event struct {
-	Tab, HTML, Title, Focus, Error string
-	V                              json.RawMessage
-	Base                           *uint64
-	Edits                          [][3]any
-	Len                            int
-	Sum                            uint32
-	Signals                        signals
-	Done                           uint64
-	Gone, Left, HB                 bool
-	S                              uint64
-	Later                          int
-	raw                            string
 }
 
 // stream is a browser's event stream, read by a client that others wrote.
@@ -252,13 +213,13 @@ type stream struct {
 	mu     sync.Mutex
 	events []event
 	cancel context.CancelFunc
-	ended  chan struct{}
+	ended  <-chan struct{}
 }
 
 func (d *doc) entry() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return fmt.Sprintf("%s.%s.%d", d.tab, d.key, d.version)
+	return fmt.Sprintf("%s.%s.%d", d.Tab, d.key, d.Version)
 }
 
 // connect opens the s-th stream of worker w for docs.
@@ -273,129 +234,36 @@ func (b *browser) connect(w string, s int, docs ...*doc) *stream {
 
 func (b *browser) connectTo(path, w string, s int, docs ...*doc) *stream {
 	b.Helper()
-	st := &stream{browser: b, w: w, s: s, docs: map[string]*doc{}, ended: make(chan struct{})}
+	st := &stream{browser: b, w: w, s: s, docs: map[string]*doc{}}
 	for _, d := range docs {
-		st.docs[d.tab] = d
-	}
-	client := sse.NewClient(b.base+path, sse.ClientMaxBufferSize(8<<20))
-	client.Connection = b.client
-	client.ReconnectStrategy = stop{}
-	connected := make(chan error, 1)
-	client.ResponseValidator = func(_ *sse.Client, res *http.Response) error {
-		var err error
-		if res.StatusCode != http.StatusOK {
-			err = fmt.Errorf("status %d", res.StatusCode)
-		}
-		connected <- err
-		return err
+		st.docs[d.Tab] = d
 	}
 	var ctx context.Context
 	ctx, st.cancel = context.WithCancel(context.Background())
-	go func() {
-		defer close(st.ended)
-		err := client.SubscribeRawWithContext(ctx, func(e *sse.Event) { st.take(e.Data) })
-		select {
-		case connected <- err:
-		default: // how a stream ends is the business of each test
-		}
-	}()
+	var err error
+	st.ended, err = client.Follow(ctx, b.client, b.base+path, st.take)
 	b.Cleanup(st.close)
-	require.NoError(b, <-connected)
+	require.NoError(b, err)
 	return st
 }
-
-// stop is a reconnect strategy: never.
-type stop struct{}
-
-func (stop) NextBackOff() time.Duration { return -1 }
-func (stop) Reset()                     {}
 
 func (st *stream) close() {
 	st.cancel()
 	<-st.ended
 }
 
-func (st *stream) take(data []byte) {
-	e := event{raw: string(data)}
-	if err := json.Unmarshal(data, &e); err != nil {
-		e.Error = "the event is not JSON: " + err.Error()
-	}
+func (st *stream) take(e event) {
 	st.mu.Lock()
 	st.events = append(st.events, e)
 	st.mu.Unlock()
-	if d := st.docs[e.Tab]; d != nil && e.V != nil {
-		d.apply(e)
-	}
-}
-
-// apply is what the browser does with a frame, written independently of the server.
-func (d *doc) apply(e event) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.frames = append(d.frames, e)
-	var v uint64
-	err := json.Unmarshal(e.V, &v)
-	switch {
-	case err != nil:
-	case e.Edits != nil:
-		switch {
-		case d.text == nil:
-			err = fmt.Errorf("edits without a text")
-		case *e.Base != d.version:
-			err = fmt.Errorf("edits against %d, not %d", *e.Base, d.version)
-		default:
-			*d.text, err = splice(*d.text, e.Edits, e.Len, e.Sum)
-		}
-	case e.Base != nil:
-		if *e.Base != d.version {
-			err = fmt.Errorf("signals against %d, not %d", *e.Base, d.version)
-		}
-	default:
-		d.text = &e.HTML
-	}
-	if err != nil && d.bad == nil {
-		d.bad = fmt.Errorf("%w in %s", err, e.raw)
-	}
-	if d.text != nil {
-		d.html = *d.text
-	}
-	d.version = v
-	for id, s := range e.Signals {
-		if s.Rev >= d.signals[id].Rev {
-			d.signals[id] = s
+	if d := st.docs[e.Tab]; d != nil && e.IsFrame() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.frames = append(d.frames, e)
+		if err := d.Apply(e); d.bad == nil {
+			d.bad = err
 		}
 	}
-	if e.Title != "" {
-		d.title = e.Title
-	}
-}
-
-// splice applies edits in UTF-16 units, as JavaScript would.
-func splice(text string, edits [][3]any, length int, sum uint32) (string, error) {
-	old := utf16.Encode([]rune(text))
-	var out []uint16
-	from := 0
-	for _, e := range edits {
-		at, remove := int(e[0].(float64)), int(e[1].(float64))
-		if at < from || at+remove > len(old) {
-			return "", fmt.Errorf("edit at %d..%d of %d, after %d", at, at+remove, len(old), from)
-		}
-		out = append(out, old[from:at]...)
-		out = append(out, utf16.Encode([]rune(e[2].(string)))...)
-		from = at + remove
-	}
-	out = append(out, old[from:]...)
-	hash := uint32(2166136261)
-	for _, unit := range out {
-		for _, half := range []uint16{unit & 0xFF, unit >> 8} {
-			hash ^= uint32(half)
-			hash *= 16777619
-		}
-	}
-	if len(out) != length || hash != sum {
-		return "", fmt.Errorf("length %d and sum %d, want %d and %d", len(out), hash, length, sum)
-	}
-	return string(utf16.Decode(out)), nil
 }
 
 // shows waits until the document shows part.
@@ -410,13 +278,13 @@ func (d *doc) shows(part string) {
 func (d *doc) view() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.html
+	return d.HTML
 }
 
 func (d *doc) signal(id string) any {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.signals[id].V
+	return d.Signals[id].V
 }
 
 // got waits for an event.
@@ -484,11 +352,11 @@ func (d *doc) send(n int, action string, s signals) answer {
 func (d *doc) sendOnce(n int, action, once string, s signals) answer {
 	d.Helper()
 	res, body := d.post("/_ui/act", "act", map[string]any{
-		"tab": d.tab, "key": d.key, "n": n, "act": action, "once": once, "signals": s,
+		"tab": d.Tab, "key": d.key, "n": n, "act": action, "once": once, "signals": s,
 	})
 	a := answer{code: res.StatusCode}
 	require.NoError(d, json.Unmarshal([]byte(body), &a), body)
-	require.Equal(d, d.tab, a.Tab)
+	require.Equal(d, d.Tab, a.Tab)
 	require.Equal(d, n, a.N)
 	return a
 }

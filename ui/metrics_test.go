@@ -113,7 +113,7 @@ func TestMetrics_areToldWhatPagesDo(t *testing.T) {
 	one.mu.Lock()
 	frames, bytes := len(one.frames), 0
 	for _, f := range one.frames {
-		bytes += len("data: ") + len(f.raw) + len("\n\n")
+		bytes += len("data: ") + len(f.Raw) + len("\n\n")
 	}
 	one.mu.Unlock()
 	require.Equal(t, frames, m.of(m.sent, page))
@@ -130,7 +130,7 @@ func TestMetrics_areThoseOfTheBusThatIsOpened(t *testing.T) {
 	m := newMeter()
 	s := serve(t, ui.Options{Metrics: m, BusURL: "mem:"}, ui.Shorten{}, chat)
 	ann := s.browser().open("/")
-	ann.done("a1", signals{"s1": {"hello", 1}})
+	ann.done("a1", signals{"s1": {V: "hello", Rev: 1}})
 	s.eventually(func() bool { return m.of(m.age, "CHAT") == 1 }, "the handler is counted")
 	require.Equal(t, 1, m.of(m.published, "CHAT"))
 }

@@ -210,7 +210,7 @@ func TestGuard_refusesWhatIsNotOurs(t *testing.T) {
 	s := serve(t, ui.Options{MaxBody: 4096, Hosts: []string{"chat.example.com"}}, ui.Shorten{}, counter)
 	b := s.browser()
 	d := b.open("/")
-	body := map[string]any{"tab": d.tab, "key": d.key, "n": 1, "act": "a1", "once": d.once(1)}
+	body := map[string]any{"tab": d.Tab, "key": d.key, "n": 1, "act": "a1", "once": d.once(1)}
 	for name, test := range map[string]struct {
 		header []string
 		want   int
@@ -251,7 +251,7 @@ func TestGuard_refusesWhatIsNotOurs(t *testing.T) {
 		require.Equal(t, test.want, res.StatusCode, name)
 	}
 
-	body["signals"] = signals{"s1": {strings.Repeat("x", 5000), 1}}
+	body["signals"] = signals{"s1": {V: strings.Repeat("x", 5000), Rev: 1}}
 	res, _ := b.post("/_ui/act", "act", body)
 	require.Equal(t, http.StatusRequestEntityTooLarge, res.StatusCode)
 	for _, odd := range []string{``, `{`, `[]`, `{"n":-1}`, `{"signals":{"s1":"x"}}`, `{"signals":{"s1":[{},1]}}`, `{"signals":{"s1":["x",1,2]}}`} {

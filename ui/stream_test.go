@@ -45,7 +45,7 @@ func shuffler(v *ui.App) {
 func TestFrames_areEditsThatGiveTheView(t *testing.T) {
 	s := serve(t, ui.Options{ActionsPerSecond: 10_000}, ui.Shorten{}, shuffler)
 	d := s.browser().open("/")
-	first := d.html
+	first := d.HTML
 	st := d.connect("worker-1", 1, d)
 	for i := range 60 {
 		if i%20 == 19 { // a stream that is cut goes on where it was
@@ -64,7 +64,7 @@ func TestFrames_areEditsThatGiveTheView(t *testing.T) {
 			edited++
 		}
 	}
-	last := d.html
+	last := d.HTML
 	d.mu.Unlock()
 	require.NotEqual(t, first, last)
 	require.Greater(t, edited, 30)
@@ -73,9 +73,9 @@ func TestFrames_areEditsThatGiveTheView(t *testing.T) {
 	st.close()
 	anew := func(number int) {
 		t.Helper()
-		d.version, d.text = 0, nil
+		d.Version, d.Text = 0, nil
 		st = d.connect("worker-1", number, d)
-		s.eventually(func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.text != nil }, "the whole view")
+		s.eventually(func() bool { d.mu.Lock(); defer d.mu.Unlock(); return d.Text != nil }, "the whole view")
 		require.NoError(t, d.bad)
 		st.close()
 	}
@@ -135,7 +135,7 @@ func TestStream_ofAnotherWorkerTakesOverForGood(t *testing.T) {
 	d := b.open("/")
 	old := b.connect("worker-1", 50, d)
 	b.connect("worker-2", 1, d)
-	e := old.got("left", func(e event) bool { return e.Left && e.Tab == d.tab })
+	e := old.got("left", func(e event) bool { return e.Left && e.Tab == d.Tab })
 	require.Greater(t, e.S, uint64(50))
 	d.act("a1", nil)
 	d.shows("clicked 1 times")
@@ -162,19 +162,20 @@ func TestStream_tellsStrangersThatTheTabIsGone(t *testing.T) {
 	b.connect("worker-1", 1, d)
 	gone := func(st *stream) {
 		t.Helper()
-		require.Equal(t, d.tab, st.got("gone", func(e event) bool { return e.Gone }).Tab)
+		require.Equal(t, d.Tab, st.got("gone", func(e event) bool { return e.Gone }).Tab)
 	}
 	// Another session that knows the id and the key.
 	stranger := s.browser()
 	gone(stranger.connect("worker-2", 9, d))
-	stolen := &doc{browser: stranger, tab: d.tab, key: d.key}
+	stolen := stranger.doc(d.Tab, d.key)
 	require.Equal(t, "gone", stolen.act("a1", nil).Status)
 	// The same session with another key: a duplicated document.
-	copied := &doc{browser: b, tab: d.tab, key: newKey(), version: d.version}
+	copied := b.doc(d.Tab, newKey())
+	copied.Version = d.Version
 	gone(b.connect("worker-3", 9, copied))
 	require.Equal(t, "gone", copied.act("a1", nil).Status)
 	// Nobody knows this one.
-	unknown := &doc{browser: b, tab: "UNKNOWN", key: newKey()}
+	unknown := b.doc("UNKNOWN", newKey())
 	b.connect("worker-4", 1, unknown).got("gone", func(e event) bool { return e.Gone && e.Tab == "UNKNOWN" })
 	require.Equal(t, "gone", unknown.act("a1", nil).Status)
 
@@ -191,7 +192,7 @@ func TestStream_beatsAndIsClosedWhenNobodySaysToHaveSeenIt(t *testing.T) {
 	d.shows("clicked 1 times")
 	st.got("a heartbeat with the version", func(e event) bool {
 		var versions map[string]uint64
-		return e.HB && json.Unmarshal(e.V, &versions) == nil && versions[d.tab] == 2
+		return e.HB && json.Unmarshal(e.V, &versions) == nil && versions[d.Tab] == 2
 	})
 	n, began, seen := 1, time.Now(), time.Now()
 	for time.Since(began) < 1200*time.Millisecond {
@@ -284,7 +285,7 @@ func TestStream_stuckReaderHarmsNobody(t *testing.T) {
 	ann.connect("worker-2", 1, ann)
 	for i := range 10 {
 		text := fmt.Sprint("line ", i)
-		require.Equal(t, "done", ann.act("a1", signals{"s1": {text, uint64(i + 1)}}).Status)
+		require.Equal(t, "done", ann.act("a1", signals{"s1": {V: text, Rev: uint64(i + 1)}}).Status)
 		ann.shows(text)
 	}
 	require.Equal(t, 2, s.app.Streams(), "it is stuck all the time")
@@ -322,7 +323,7 @@ func TestStream_errorsThatAStuckReaderDidNotTakeAreToldToTheNextOne(t *testing.T
 					streams = append(streams, b.connect("worker-1", last.s+1, docs...))
 				}
 				return slices.ContainsFunc(streams, func(st *stream) (found bool) {
-					e, found = st.find(func(e event) bool { return e.Tab == d.tab && strings.Contains(e.Error, fmt.Sprintf("chat.%d..", i)) })
+					e, found = st.find(func(e event) bool { return e.Tab == d.Tab && strings.Contains(e.Error, fmt.Sprintf("chat.%d..", i)) })
 					return found
 				})
 			}, "its errors")
@@ -421,9 +422,9 @@ func TestStream_seatsAsManyTabsAsASessionMayHave(t *testing.T) {
 	s := serve(t, ui.Options{MaxTabsPerSession: 3}, ui.Shorten{}, counter)
 	b := s.browser()
 	one, two, three := b.open("/"), b.open("/"), b.open("/")
-	unknown := &doc{browser: b, tab: "UNKNOWN", key: newKey()}
+	unknown := b.doc("UNKNOWN", newKey())
 	st := b.connect("worker-1", 1, one, two, unknown, three)
-	st.got("gone", func(e event) bool { return e.Gone && e.Tab == three.tab })
+	st.got("gone", func(e event) bool { return e.Gone && e.Tab == three.Tab })
 	for _, d := range []*doc{one, two} {
 		require.Equal(t, "done", d.act("a1", nil).Status)
 		d.shows("clicked 1 times")
@@ -431,7 +432,7 @@ func TestStream_seatsAsManyTabsAsASessionMayHave(t *testing.T) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	for _, e := range st.events {
-		require.False(t, e.Gone && (e.Tab == one.tab || e.Tab == two.tab), e.raw)
+		require.False(t, e.Gone && (e.Tab == one.Tab || e.Tab == two.Tab), e.Raw)
 	}
 }
 
@@ -443,10 +444,10 @@ func TestStream_refusesMalformedAddresses(t *testing.T) {
 		require.Equal(t, http.StatusBadRequest, res.StatusCode, query)
 	}
 	d := b.open("/")
-	for _, entry := range []string{"", ".", "..", d.tab, d.tab + ".", d.tab + "." + d.key, d.tab + "." + d.key + ".x", d.tab + "." + d.key + ".99999999999999999999"} {
-		odd := &doc{browser: b, tab: strings.Split(entry, ".")[0], key: "x"}
+	for _, entry := range []string{"", ".", "..", d.Tab, d.Tab + ".", d.Tab + "." + d.key, d.Tab + "." + d.key + ".x", d.Tab + "." + d.key + ".99999999999999999999"} {
+		odd := b.doc(strings.Split(entry, ".")[0], "x")
 		st := b.connectTo(fmt.Sprintf("/_ui/stream?w=worker-1&s=1&t=%s", entry), "worker-1", 1, odd)
-		st.got("gone for "+entry, func(e event) bool { return e.Gone && e.Tab == odd.tab })
+		st.got("gone for "+entry, func(e event) bool { return e.Gone && e.Tab == odd.Tab })
 		st.close()
 	}
 	require.Equal(t, "done", d.act("a1", nil).Status)

@@ -60,7 +60,7 @@ func TestSubscribe_switchingRoomsNeitherDeadlocksNorMixes(t *testing.T) {
 	say("Rust", "r0")
 	d := s.browser().open("/")
 	d.connect("worker-1", 1, d)
-	require.Contains(t, d.html, "Go: g0")
+	require.Contains(t, d.HTML, "Go: g0")
 
 	stop := make(chan struct{})
 	var busy sync.WaitGroup
@@ -83,7 +83,7 @@ func TestSubscribe_switchingRoomsNeitherDeadlocksNorMixes(t *testing.T) {
 	}
 	for i := range 60 {
 		room := []string{"Rust", "Go"}[i%2]
-		a := d.act("a1", signals{"s1": {room, uint64(i + 1)}})
+		a := d.act("a1", signals{"s1": {V: room, Rev: uint64(i + 1)}})
 		require.Equal(t, "done", a.Status)
 		require.Empty(t, a.Error)
 	}
@@ -117,7 +117,7 @@ func TestSubscribe_handlerEndsItsOwnAndBeginsAnother(t *testing.T) {
 	say("chat.b", "2")
 	d := s.browser().open("/")
 	d.connect("worker-1", 1, d)
-	require.Equal(t, "<p>a:1</p>", d.html)
+	require.Equal(t, "<p>a:1</p>", d.HTML)
 	say("chat.a", "3")
 	d.shows("a:1 a:3 b:2")
 	say("chat.a", "4")
@@ -243,7 +243,7 @@ func TestSubscribe_threadIsOne(t *testing.T) {
 	}
 	d := s.browser().open("/")
 	d.connect("worker-1", 1, d)
-	require.Contains(t, d.html, "n=40.")
+	require.Contains(t, d.HTML, "n=40.")
 	var busy sync.WaitGroup
 	for range 4 {
 		busy.Go(func() {

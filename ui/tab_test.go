@@ -34,13 +34,13 @@ func TestTab_hungInItsHandlerHarmsNoOther(t *testing.T) {
 	b := s.browser()
 	bad, good := b.open("/hangs"), b.open("/")
 	b.connect("worker-1", 1, bad, good)
-	good.done("a1", signals{"s1": {"first", 1}})
+	good.done("a1", signals{"s1": {V: "first", Rev: 1}})
 	good.shows("first")
 	s.eventually(hung.Load, "the other tab hangs")
 	require.Equal(t, "running", bad.send(1, "a1", nil).Status)
 	for i := range 20 {
 		text := fmt.Sprint("line ", i)
-		good.done("a1", signals{"s1": {text, uint64(i + 2)}})
+		good.done("a1", signals{"s1": {V: text, Rev: uint64(i + 2)}})
 		good.shows(text)
 	}
 	close(release)
@@ -71,7 +71,7 @@ func TestView_thatHangsHarmsNoOther(t *testing.T) {
 	for _, d := range docs[1:] {
 		require.Equal(t, "done", d.act("a1", nil).Status)
 	}
-	docs[0].act("a1", signals{"s1": {"still here", 1}})
+	docs[0].act("a1", signals{"s1": {V: "still here", Rev: 1}})
 	docs[0].shows("still here")
 	close(release)
 }
@@ -86,10 +86,10 @@ func TestPage_thatHangsIsServedEmptyAndShownLater(t *testing.T) {
 		})
 	})
 	d := s.browser().open("/")
-	require.Empty(t, d.html)
-	require.Empty(t, d.shape)
-	require.Equal(t, "Slow", d.title)
-	d.signals = signals{}
+	require.Empty(t, d.HTML)
+	require.Empty(t, d.Shape)
+	require.Equal(t, "Slow", d.Title)
+	d.Signals = signals{}
 	d.connect("worker-1", 1, d)
 	close(release)
 	d.shows("here at last")
@@ -109,11 +109,11 @@ func TestPage_panicIsContainedLoggedAndShown(t *testing.T) {
 	b := s.browser()
 	d := b.open("/panics")
 	require.Equal(t, http.StatusInternalServerError, d.status)
-	require.Contains(t, d.html, `<p role="alert">the page failed unexpectedly`)
+	require.Contains(t, d.HTML, `<p role="alert">the page failed unexpectedly`)
 	require.NotContains(t, d.source, "secret")
 	require.Contains(t, s.log.String(), "secret of the house")
-	require.Contains(t, b.open("/blank").html, "must call Context.View")
-	require.Contains(t, b.open("/late").html, "still a view")
+	require.Contains(t, b.open("/blank").HTML, "must call Context.View")
+	require.Contains(t, b.open("/late").HTML, "still a view")
 	require.Equal(t, http.StatusOK, b.open("/").status)
 }
 
@@ -138,7 +138,7 @@ func TestView_panicLeavesTheViewAndTheTabLivesOn(t *testing.T) {
 	require.Equal(t, "<p>n=0</p>", d.view())
 	d.act("a1", nil)
 	d.shows("n=2")
-	require.Contains(t, s.browser().open("/first").html, `role="alert"`)
+	require.Contains(t, s.browser().open("/first").HTML, `role="alert"`)
 }
 
 func TestSync_thousandCallsCoalesce(t *testing.T) {
@@ -180,7 +180,7 @@ func TestTab_continuesAnotherOneWithItsSignals(t *testing.T) {
 	})
 	b := s.browser()
 	d := b.open("/room/Go?q=x")
-	require.Equal(t, "Go x", d.title)
+	require.Equal(t, "Go x", d.Title)
 	type opening struct {
 		Tab, Shape, Title, HTML string
 		V                       uint64
@@ -188,22 +188,22 @@ func TestTab_continuesAnotherOneWithItsSignals(t *testing.T) {
 		Reload                  bool
 	}
 	open := func(key, shape string) (o opening) {
-		res, body := b.post("/room/Go?q=x", "open", map[string]any{"key": key, "shape": shape, "signals": signals{"s1": {"typed", 4}, "s2": {9, 2}, "s7": {"?", 1}}})
+		res, body := b.post("/room/Go?q=x", "open", map[string]any{"key": key, "shape": shape, "signals": signals{"s1": {V: "typed", Rev: 4}, "s2": {V: 9, Rev: 2}, "s7": {V: "?", Rev: 1}}})
 		require.Equal(t, http.StatusOK, res.StatusCode, body)
 		o = opening{}
 		require.NoError(t, jsonUnmarshal(body, &o))
 		return o
 	}
 	key := newKey()
-	o := open(key, d.shape)
+	o := open(key, d.Shape)
 	require.Equal(t, "<p>Go x|typed|9</p>", o.HTML)
 	require.Equal(t, "Go x", o.Title)
-	require.Equal(t, d.shape, o.Shape)
-	require.Equal(t, signals{"s1": {"typed", 4}, "s2": {9.0, 2}}, o.Signals)
-	require.NotEqual(t, d.tab, o.Tab)
+	require.Equal(t, d.Shape, o.Shape)
+	require.Equal(t, signals{"s1": {V: "typed", Rev: 4}, "s2": {V: 9.0, Rev: 2}}, o.Signals)
+	require.NotEqual(t, d.Tab, o.Tab)
 	require.EqualValues(t, 2, opened.Load())
 
-	again := open(key, d.shape)
+	again := open(key, d.Shape)
 	require.Equal(t, o, again, "the same key gets the same tab")
 	require.EqualValues(t, 2, opened.Load())
 	require.NotEqual(t, o.Tab, open(newKey(), "").Tab)
@@ -216,7 +216,7 @@ func TestTab_continuesAnotherOneWithItsSignals(t *testing.T) {
 // reopen asks for a tab of a document that has lost its own, and reports whether it was told to load the page again.
 func (d *doc) reopen() (tab string, reload bool) {
 	d.Helper()
-	res, body := d.post(d.path, "open", map[string]any{"key": d.key, "shape": d.shape, "signals": signals{}})
+	res, body := d.post(d.path, "open", map[string]any{"key": d.key, "shape": d.Shape, "signals": signals{}})
 	require.Equal(d, http.StatusOK, res.StatusCode, body)
 	var a struct {
 		Tab    string
@@ -235,17 +235,17 @@ func TestTab_thatWasUsedIsNotGivenToADocumentThatHasLostIt(t *testing.T) {
 		})
 	})
 	d := s.browser().open("/")
-	d.tab, _ = d.reopen()
+	d.Tab, _ = d.reopen()
 	for n := range 3 {
 		require.Equal(t, "done", d.send(n+1, "a1", nil).Status)
 	}
 	// It was on another server meanwhile, comes back, and counts from 1.
-	used := d.tab
-	d.tab, _ = d.reopen()
-	require.NotEqual(t, used, d.tab)
+	used := d.Tab
+	d.Tab, _ = d.reopen()
+	require.NotEqual(t, used, d.Tab)
 	require.Equal(t, "done", d.sendOnce(1, "a1", "secret-of-the-new-tab-1", nil).Status)
 	require.EqualValues(t, 4, ran.Load(), "what is answered done has run")
-	require.Equal(t, "gone", (&doc{browser: d.browser, tab: used, key: d.key}).act("a1", nil).Status)
+	require.Equal(t, "gone", d.browser.doc(used, d.key).act("a1", nil).Status)
 }
 
 func TestTab_opensOfOneDocumentThatMeetGetOneTab(t *testing.T) {
@@ -261,7 +261,8 @@ func TestTab_opensOfOneDocumentThatMeetGetOneTab(t *testing.T) {
 	first := b.open("/")
 	var reloads atomic.Int32
 	for range 50 {
-		d := &doc{browser: b, path: "/", key: newKey(), shape: first.shape}
+		d := b.doc("", newKey())
+		d.path, d.Shape = "/", first.Shape
 		var wg sync.WaitGroup
 		tabs := make([]string, 6)
 		for i := range tabs {
@@ -372,7 +373,7 @@ func (d *doc) all() string {
 	defer d.mu.Unlock()
 	var b strings.Builder
 	for _, f := range d.frames {
-		b.WriteString(f.raw)
+		b.WriteString(f.Raw)
 	}
 	return b.String()
 }
@@ -398,7 +399,7 @@ func TestOnce_rendersARowOnceForAllTabs(t *testing.T) {
 		})
 	})
 	for range 5 {
-		require.Contains(t, s.browser().open("/").html, "<li>row 0 &lt;</li><li>row 1 &lt;</li>")
+		require.Contains(t, s.browser().open("/").HTML, "<li>row 0 &lt;</li><li>row 1 &lt;</li>")
 	}
 	require.EqualValues(t, 10, rendered.Load())
 }
@@ -413,6 +414,6 @@ func TestOnce_aKeyThatCantBeComparedHarmsItsOwnPageOnly(t *testing.T) {
 		})
 	})
 	require.Equal(t, http.StatusInternalServerError, s.browser().open("/bad").status)
-	require.Equal(t, "<p>fine</p>", s.browser().open("/good").html)
+	require.Equal(t, "<p>fine</p>", s.browser().open("/good").HTML)
 	require.Contains(t, s.log.String(), "unhashable")
 }
