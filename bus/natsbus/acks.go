@@ -45,6 +45,7 @@ type waiter struct {
 	subject string
 	until   int // sweeps
 	told    chan answer
+	commit  *commit // that counts on it; nil: none, or it has its answer
 }
 
 // answer is what became of a publish.
@@ -84,7 +85,10 @@ func (a *acks) begin(w *waiter, patience time.Duration) (token uint64, reply str
 func (a *acks) forget(token uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	_, unanswered := a.waiting[token]
+	w, unanswered := a.waiting[token]
+	if unanswered {
+		w.arrive()
+	}
 	delete(a.waiting, token)
 	return unanswered
 }
@@ -109,21 +113,67 @@ func (a *acks) receive(m *nats.Msg) {
 			high = 0
 		}
 	}
-	for _, x := range a.answers {
-		a.settle(x)
-	}
+	a.store(a.answers)
 	clear(a.answers)
 	a.answers = a.answers[:0]
 }
 
-// settle tells the waiter of an answer, if it still waits.
-func (a *acks) settle(x answer) {
+// store has those who are told of a message wait for the disk, if the level says so, and settles the others.
+func (a *acks) store(answers []answer) {
+	commits := a.b.commits()
+	if commits == nil {
+		a.settle(answers)
+		return
+	}
 	a.mu.Lock()
-	w := a.waiting[x.token]
-	delete(a.waiting, x.token)
+	for _, x := range answers {
+		if w := a.waiting[x.token]; w != nil {
+			w.arrive()
+		}
+	}
 	a.mu.Unlock()
-	if w != nil {
-		w.told <- x
+	for i, x := range answers {
+		if x.err == nil {
+			commits.of(x.stream).add(x)
+		} else {
+			a.settle(answers[i : i+1])
+		}
+	}
+}
+
+// settle tells the waiters of answers, as far as they still wait.
+func (a *acks) settle(answers []answer) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, x := range answers {
+		if w := a.waiting[x.token]; w != nil {
+			delete(a.waiting, x.token)
+			w.arrive()
+			w.told <- x
+		}
+	}
+}
+
+// wait returns the answer, or that the outcome is unknown when ctx ends first. w isn't used any more.
+func (a *acks) wait(ctx context.Context, token uint64, w *waiter) (x answer) {
+	select {
+	case x = <-w.told:
+	case <-ctx.Done():
+		if a.forget(token) {
+			x.err = unknown(ctx.Err())
+		} else {
+			x = <-w.told // it was just being told
+		}
+	}
+	waiters.Put(w)
+	return x
+}
+
+// arrive says that the commit needn't count on w any more.
+func (w *waiter) arrive() {
+	if w.commit != nil {
+		w.commit.coming.Add(-1)
+		w.commit = nil
 	}
 }
 
@@ -138,6 +188,7 @@ func (a *acks) fail(err error, about func(w *waiter) bool) (found bool) {
 		if about(w) {
 			found = true
 			delete(a.waiting, token)
+			w.arrive()
 			w.told <- answer{err: err}
 		}
 	}

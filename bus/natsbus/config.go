@@ -91,7 +91,7 @@ func (e *embedded) options(ctx context.Context) (*server.Options, error) {
 		StoreDir:               c.Dir,
 		JetStreamMaxStore:      noLimit, // by default it is what was free at the start, however much is free later
 		SyncInterval:           e.level.interval,
-		SyncAlways:             e.level.always && (!groupCommit || c.Cluster != nil),
+		SyncAlways:             e.level.always && (!canGroupCommit || c.Cluster != nil),
 		MaxPayload:             maxPayload + reserve,
 	}
 	var err error

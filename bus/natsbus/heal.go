@@ -75,6 +75,9 @@ func (e *embedded) heal() {
 			e.log.Warn("natsbus: the store can't be opened again yet", "dir", e.dir, "error", err)
 			continue
 		}
+		if e.commits != nil {
+			e.commits.forget()
+		}
 		e.mu.Lock()
 		e.critical = ""
 		e.mu.Unlock()

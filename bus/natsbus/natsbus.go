@@ -78,8 +78,6 @@ type backend struct {
 	replicated map[string]bool          // streams that more than one server holds
 	report     func(bus.Problem)        // to the hook of the bus; nil while it is being opened
 	acks       acks
-	calls      context.Context // of Appends that wait for the disk
-	endCalls   context.CancelCauseFunc
 
 	ids      string // before the number of a call: no other backend has it
 	nextCall atomic.Uint64
@@ -107,6 +105,7 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 		b.inDomain(e.cfg.Domain)
 	default:
 		b.server = e
+		e.groupCommit(b.acks.settle)
 	}
 	dial := []nats.Option{nats.InProcessServer(e)}
 	if opts.Authorization != "" {
@@ -139,7 +138,6 @@ func newBackend(log *slog.Logger) *backend {
 		replicated: map[string]bool{},
 		stopPoll:   make(chan struct{}),
 	}
-	b.calls, b.endCalls = context.WithCancelCause(context.Background())
 	return b
 }
 
@@ -277,13 +275,7 @@ func (b *backend) health(ctx context.Context) error {
 func (b *backend) Interrupt() { b.interrupt(bus.ErrClosed) }
 
 // interrupt ends the running Appends for a reason.
-func (b *backend) interrupt(reason error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.acks.fail(unknown(reason), everyone)
-	b.endCalls(reason)
-	b.calls, b.endCalls = context.WithCancelCause(context.Background())
-}
+func (b *backend) interrupt(reason error) { b.acks.fail(unknown(reason), everyone) }
 
 // Close implements driver.Backend.
 func (b *backend) Close() error {

@@ -32,14 +32,11 @@ func (b *backend) Append(ctx context.Context, s driver.Stream, p *driver.Publica
 		// The server looks at the expected sequence first: this may be a repetition of what has succeeded.
 		if seq, found := b.findID(ctx, s, p); found {
 			b.reached(s.Config.Name, seq)
-			x = answer{stream: s.Config.Name, ack: driver.Ack{Sequence: seq, Duplicate: true}}
+			x = b.synced(ctx, answer{stream: s.Config.Name, ack: driver.Ack{Sequence: seq, Duplicate: true}})
 		}
 	}
 	if x.err == nil && x.stream != s.Config.Name {
 		x.ack.Stream, x.err = b.holder(ctx, x.stream)
-	}
-	if x.err == nil {
-		x.err = b.synced(ctx)
 	}
 	return x.ack, x.err
 }
@@ -72,30 +69,23 @@ func fits(s driver.Stream, p *driver.Publication, h nats.Header) error {
 }
 
 // publish sends p and waits for what a stream says to it.
-func (b *backend) publish(ctx context.Context, p *driver.Publication, h nats.Header, patience time.Duration) answer {
-	if err := b.storeFailure(); err != nil {
-		return answer{err: err} // it wouldn't answer
-	}
+func (b *backend) publish(ctx context.Context, stream string, p *driver.Publication, h nats.Header, patience time.Duration) answer {
 	w := waiters.Get().(*waiter)
 	w.subject = p.Subject
+	if commits := b.commits(); commits != nil {
+		w.commit = commits.of(stream)
+		w.commit.coming.Add(1)
+	}
 	token, reply := b.acks.begin(w, patience)
-	err := b.send(p, reply, h)
+	err := b.storeFailure() // it wouldn't answer
+	if err == nil {
+		err = b.send(p, reply, h)
+	}
 	if err != nil && b.acks.forget(token) {
 		waiters.Put(w)
 		return answer{err: err}
 	}
-	var x answer
-	select {
-	case x = <-w.told:
-	case <-ctx.Done():
-		if b.acks.forget(token) {
-			x.err = unknown(ctx.Err())
-		} else {
-			x = <-w.told // it was just being told
-		}
-	}
-	waiters.Put(w)
-	return x
+	return b.acks.wait(ctx, token, w)
 }
 
 // send hands p to the connection. reply, if not "", is where its stream is to answer.

@@ -27,7 +27,7 @@ const (
 // acknowledge may die and nobody says so; then the message is sent again under the same ID, so that it is stored once.
 func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Publication, h nats.Header) answer {
 	if !b.elects {
-		return b.publish(ctx, p, h, ackTimeout)
+		return b.publish(ctx, s.Config.Name, p, h, ackTimeout)
 	}
 	call := b.ids + strconv.FormatUint(b.nextCall.Add(1), 36)
 	own := p.ID == ""
@@ -48,7 +48,7 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 	began := time.Now()
 	stored := false // perhaps
 	for attempt := 0; ; attempt++ {
-		x := b.publish(ctx, p, h, resendAfter*time.Duration(min(attempt+1, 2)))
+		x := b.publish(ctx, s.Config.Name, p, h, resendAfter*time.Duration(min(attempt+1, 2)))
 		var wait time.Duration
 		switch {
 		case x.err == nil:

@@ -31,11 +31,12 @@ type embedded struct {
 	level syncLevel
 	log   *slog.Logger
 
-	lock   *os.File
-	disk   *disk
-	lives  *lives
-	doubts doubts
-	server *server.Server
+	lock    *os.File
+	disk    *disk
+	commits *commits // nil: no publish waits for the disk
+	lives   *lives
+	doubts  doubts
+	server  *server.Server
 
 	config    *server.JetStreamConfig
 	interrupt func(reason error) // ends what waits for the store
@@ -203,6 +204,9 @@ func (e *embedded) stop() error {
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
 		e.server = nil
+	}
+	if e.commits != nil {
+		e.commits.forget()
 	}
 	var err error
 	if e.disk != nil {

@@ -4,9 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"runtime"
 	"time"
 
-	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/internal/share"
 )
 
@@ -17,6 +17,10 @@ const (
 	// SyncFast leaves it to the system when the disk gets what was written, two minutes at most: JetStream's default.
 	SyncFast = 2 * time.Minute
 )
+
+// canGroupCommit says that this package syncs for those who wait, many at a time. Windows doesn't let the server
+// replace a file that somebody else has open: there it syncs each message by itself.
+const canGroupCommit = runtime.GOOS != "windows"
 
 const leastInterval = 10 * time.Millisecond
 
@@ -83,23 +87,22 @@ func (d *disk) sync(ctx context.Context) error {
 	return err
 }
 
-// synced waits for the disk after an acknowledgement, if the level says so.
-func (b *backend) synced(ctx context.Context) error {
-	if b.server == nil || !b.server.level.always || !groupCommit {
+// commits is where publishes wait for the disk; nil if the level says that they needn't.
+func (b *backend) commits() *commits {
+	if b.server == nil {
 		return nil
 	}
-	b.mu.Lock()
-	calls := b.calls
-	b.mu.Unlock()
-	bounded, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(calls, func() { cancel(context.Cause(calls)) })()
-	err := b.server.disk.sync(bounded)
-	switch {
-	case err == nil:
-		return nil
-	case bounded.Err() != nil:
-		return unknown(context.Cause(bounded))
+	return b.server.commits
+}
+
+// synced returns x when the disk has what its stream holds, if the level says so.
+func (b *backend) synced(ctx context.Context, x answer) answer {
+	commits := b.commits()
+	if commits == nil {
+		return x
 	}
-	return unknown(fmt.Errorf("%w: the disk didn't take it: %w", bus.ErrUnavailable, err))
+	w := waiters.Get().(*waiter)
+	x.token, _ = b.acks.begin(w, ackTimeout)
+	commits.of(x.stream).add(x)
+	return b.acks.wait(ctx, x.token, w)
 }

@@ -6,9 +6,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// groupCommit says that one syncStore for many publishes is quicker than the server's own sync of each.
-const groupCommit = true
-
 // syncStore returns when all that was written to the directory's file system is on the disk. It
 // covers files that the server hasn't open any more, and the directories themselves.
 func syncStore(dir *os.File) error { return unix.Syncfs(int(dir.Fd())) }

@@ -9,9 +9,6 @@ import (
 	"path/filepath"
 )
 
-// groupCommit is false: a sync of the whole store takes too long, so the server syncs each message by itself.
-const groupCommit = false
-
 // syncStore returns when all files of the store are on the disk.
 func syncStore(dir *os.File) error {
 	return filepath.WalkDir(dir.Name(), func(path string, entry fs.DirEntry, err error) error {
