@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"github.com/chromedp/cdproto/emulation"
@@ -78,6 +79,40 @@ const contrastJS = `(() => {
 	}
 	return bad;
 })()`
+
+// TestScreenshot_ofTheReadme makes shots/readme.png, which is docs/chat.png when somebody has looked at it.
+func TestScreenshot_ofTheReadme(t *testing.T) {
+	c := startExample(t, chatroom)
+	ann, bob := newPerson(t), newPerson(t)
+	ann.look(1000, 612, "light")
+	ann.enterChat(c)
+	bob.enterChat(c)
+	n := 0
+	for _, said := range []struct {
+		by   *tab
+		line string
+	}{
+		{bob, "Is there a server behind this?"},
+		{ann, "NATS, but it runs inside the program. There is nothing to install."},
+		{bob, "And if I stop it?"},
+		{ann, "Start it again: what was said is still here, and your tab comes back by itself."},
+		{ann, "Look at the corner down right, then try the ticker."},
+		{bob, "Half a tick slower, as promised 🐢"},
+	} {
+		said.by.say(said.line)
+		n++
+		for _, b := range []*tab{ann, bob} {
+			b.waitFor(fmt.Sprintf("document.querySelectorAll('.log article[id]').length === %d && !document.querySelector('[data-echo-state]')", n))
+		}
+	}
+	bob.click("#room-Rust")
+	bob.waitFor("document.title === 'Rust – Chatroom'")
+	bob.say("Anybody here?")
+	ann.waitFor("document.querySelector('#room-Rust .unread')")
+	bob.click("#room-Go")
+	ann.waitHere(ann.name(), bob.name())
+	ann.picture("readme")
+}
 
 func TestChat_looksRightEverywhere(t *testing.T) {
 	c := startExample(t, chatroom, "-data", t.TempDir())
