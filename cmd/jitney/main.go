@@ -3,6 +3,7 @@
 //	jitney compare -bus URL -bus URL   # give the same chat to several buses
 //	jitney conformance -bus URL        # check a bus against the contract
 //	jitney help                        # list the subcommands
+//	jitney help compare                # what one does, and its flags
 package main
 
 import (
@@ -37,8 +38,11 @@ func run(args []string) int {
 	}
 	switch args[0] {
 	case "help", "-h", "-help", "--help":
-		fmt.Print(usage())
-		return 0
+		if len(args) == 1 {
+			fmt.Print(usage())
+			return 0
+		}
+		args = []string{args[1], "-h"}
 	}
 	for _, s := range subcommands {
 		if s.name == args[0] {
@@ -55,6 +59,6 @@ func usage() string {
 	for _, s := range subcommands {
 		fmt.Fprintf(&b, "  %-12s %s\n", s.name, s.about)
 	}
-	b.WriteString("\njitney SUBCOMMAND -h shows its flags.\n")
+	b.WriteString("\njitney help SUBCOMMAND shows its flags.\n")
 	return b.String()
 }

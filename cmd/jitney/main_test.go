@@ -33,6 +33,8 @@ func TestJitney_runsASubcommandOrSaysWhichThereAre(t *testing.T) {
 		{"help", 0, "conformance  check a bus", ""},
 		{"-h", 0, "conformance  check a bus", ""},
 		{"help", 0, "compare      give the same chat", ""},
+		{"help conformance", 0, "Usage: jitney conformance -bus URL", ""},
+		{"help confromance", 2, "", `unknown subcommand "confromance"; jitney help`},
 		{"confromance", 2, "", `unknown subcommand "confromance"; jitney help`},
 		{"conformance", 2, "", "jitney conformance: no bus"},
 		{"conformance -h", 0, "Usage: jitney conformance -bus URL", ""},

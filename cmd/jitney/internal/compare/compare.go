@@ -27,13 +27,14 @@ const (
 // status: 0 when all buses were measured, 1 when one couldn't be or has lost or repeated messages while it
 // ran, or when a signal (interrupt or SIGTERM) came before the end, 2 when nothing was measured.
 //
-// Each bus is measured in a process that is this program, started again with the same arguments.
+// A second signal kills the process. Each bus is measured in one that is this program, started again with the same arguments.
 func Main(name string, args []string) int {
 	if os.Getenv(asChild) != "" {
 		return runChild(os.Stdin, os.Stdout)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal kills
 	cmd := command{name: name, stdout: os.Stdout, stderr: os.Stderr}
 	status, err := cmd.run(ctx, args)
 	if err != nil {
