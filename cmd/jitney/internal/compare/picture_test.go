@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"math"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -109,6 +111,14 @@ func checkPicture(t *testing.T, drawn []byte, rep report) {
 		}
 		require.InDeltaSlice(t, shares(p), heights(t, lane), 0.01, "%s in the %s: the area", f.Bus, name)
 	}
+}
+
+func TestPicture_ofTheREADMEIsOneOfThese(t *testing.T) {
+	drawn, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "docs", "compare.svg"))
+	require.NoError(t, err)
+	root := parse(t, drawn)
+	require.Len(t, root.all(func(e element) bool { return e.XMLName.Local == "g" }), 4)
+	require.Len(t, root.all(class("axis")), len(root.all(class("grid"))))
 }
 
 // readAxis returns where a time is in each panel, according to the lines and what stands below them.
