@@ -371,6 +371,18 @@ func (c *C) subscribeFunc(b bus.Bus, pattern string, handler bus.Handler, opts .
 	return sub
 }
 
+func (c *C) unsubscribe(sub bus.Subscription) {
+	if err := sub.Unsubscribe(c.ctx); err != nil {
+		c.Errorf("Unsubscribe: %v", err)
+	}
+}
+
+func (c *C) close(b bus.Bus) {
+	if err := b.Close(c.ctx); err != nil {
+		c.Fatalf("Close: %v", err)
+	}
+}
+
 // ensure creates the streams that capture c's subjects.
 func (c *C) ensure(b bus.Bus, streams ...bus.StreamConfig) {
 	if err := b.EnsureStreams(c.ctx, streams...); err != nil {

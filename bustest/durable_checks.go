@@ -25,12 +25,6 @@ var durableChecks = []Check{
 	},
 }
 
-func (c *C) close(b bus.Bus) {
-	if err := b.Close(c.ctx); err != nil {
-		c.Fatalf("Close: %v", err)
-	}
-}
-
 func reopen(c *C) {
 	e := c.env()
 	b := c.open(e)

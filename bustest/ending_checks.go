@@ -91,9 +91,7 @@ func fence(c *C) {
 				}
 			})
 			c.await(h, "a first message", func(e event) bool { return e.kind == delivered })
-			if err := sub.Unsubscribe(c.ctx); err != nil {
-				c.Errorf("Unsubscribe: %v", err)
-			}
+			c.unsubscribe(sub)
 			h.mark("Unsubscribe has returned")
 			receive(c, fire, "Publish to return")
 			c.awaitText(other, numbered(publisher, 50))
@@ -107,9 +105,7 @@ func unsubscribeTwice(c *C) {
 	first, second := c.subscribe(b, c.subject("a")), c.subscribe(b, c.subject("a"))
 	c.together(8, "Unsubscribe", func(int) {
 		for range 2 {
-			if err := first.sub.Unsubscribe(c.ctx); err != nil {
-				c.Errorf("Unsubscribe: %v", err)
-			}
+			c.unsubscribe(first.sub)
 		}
 	})
 	if err := b.Close(c.ctx); err != nil {
@@ -134,9 +130,7 @@ func onlyItself(c *C) {
 	handler := h.handler()
 	first := c.subscribeFunc(b, c.subject("a"), handler)
 	c.subscribeFunc(b, c.subject("a"), handler)
-	if err := first.Unsubscribe(c.ctx); err != nil {
-		c.Errorf("Unsubscribe: %v", err)
-	}
+	c.unsubscribe(first)
 	c.publish(b, c.subject("a"), "to the other")
 	c.awaitText(h, "to the other")
 }
@@ -257,9 +251,7 @@ func (c *C) useEverything() {
 			c.publish(b, c.subject(fmt.Sprintf("%s.%d", root, i)), "x")
 			c.awaitText(h, "x")
 			if i%2 == 0 {
-				if err := h.sub.Unsubscribe(c.ctx); err != nil {
-					c.Errorf("Unsubscribe: %v", err)
-				}
+				c.unsubscribe(h.sub)
 			}
 		}
 		if root == "held" {

@@ -126,9 +126,7 @@ func slowHook(c *C) {
 			}
 			c.awaitText(h, want[49])
 			c.judge(h, exactly(want...), quiet)
-			if err := h.sub.Unsubscribe(c.ctx); err != nil {
-				c.Errorf("Unsubscribe: %v", err)
-			}
+			c.unsubscribe(h.sub)
 		})
 		receive(c, done, "another subscription and a publisher, while a hook doesn't return")
 	}

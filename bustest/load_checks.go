@@ -401,9 +401,7 @@ func (c *C) subscribeOnce(b bus.Bus, subject string, left *remains) {
 	left.mu.Unlock()
 	c.publish(b, subject, "x")
 	receive(c, got, "the message")
-	if err := sub.Unsubscribe(c.ctx); err != nil {
-		c.Errorf("Unsubscribe: %v", err)
-	}
+	c.unsubscribe(sub)
 }
 
 // countRunning is the number of goroutines with a label.

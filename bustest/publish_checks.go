@@ -69,9 +69,7 @@ func noSubscribers(c *C) {
 				c.publish(b, c.subject(root+".nobody"), text)
 			}
 			h := c.subscribe(b, c.subject(root+".gone"))
-			if err := h.sub.Unsubscribe(c.ctx); err != nil {
-				c.Errorf("Unsubscribe: %v", err)
-			}
+			c.unsubscribe(h.sub)
 			c.publish(b, c.subject(root+".gone"), "late")
 		})
 		receive(c, done, "Publish without subscribers to return")
@@ -231,9 +229,7 @@ func outsideStreams(c *C) {
 	for round, subscribed := range []bool{true, false} {
 		subject := c.subject(fmt.Sprint("free.", round))
 		if !subscribed {
-			if err := everything.sub.Unsubscribe(c.ctx); err != nil {
-				c.Errorf("Unsubscribe: %v", err)
-			}
+			c.unsubscribe(everything.sub)
 		}
 		// A wait for a stream that doesn't answer, however short, adds up.
 		receive(c, c.start(func() {

@@ -63,9 +63,7 @@ func (c *C) checkStored(b bus.Bus, pattern string, want ...string) {
 	h := c.subscribe(b, pattern, bus.All())
 	h.name = "what is stored of " + pattern
 	c.judge(h, exactly(want...), inStreamOrder)
-	if err := h.sub.Unsubscribe(c.ctx); err != nil {
-		c.Errorf("Unsubscribe: %v", err)
-	}
+	c.unsubscribe(h.sub)
 }
 
 func ensureTwice(c *C) {
