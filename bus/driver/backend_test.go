@@ -374,6 +374,30 @@ func TestGate_mayReleaseWhatHasEnded(t *testing.T) {
 	})
 }
 
+// A gate that is shared may open while a subscription is being connected, which has caught up with nothing yet.
+func TestGate_mayReleaseWhatIsBeingConnected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var release func()
+		s := scripted{
+			gate: func(_ string, r func()) (ready, leave func()) {
+				release = r
+				return func() {}, func() {}
+			},
+			before: func(_ context.Context, call string) error {
+				if call == "State" && release != nil {
+					release()
+					synctest.Wait()
+				}
+				return nil
+			},
+		}
+		b := open(t, &s)
+		s.store("one", "two")
+		r, _ := read(t, b, bus.All())
+		require.Len(t, r.events, 2, "Subscribe returns when what was stored has been handled")
+	})
+}
+
 // yield lets others come to where they wait for a lock, which nothing tells.
 func yield() {
 	for range 1000 {

@@ -222,6 +222,7 @@ func (s *subscription) joinGroup(ctx context.Context, r route, o *bus.SubscribeO
 		return err
 	}
 	s.mu.Lock()
+	s.whole = true
 	s.markCaughtUpLocked()
 	if len(l.notices) > 0 {
 		s.startLocked()

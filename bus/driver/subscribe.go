@@ -172,6 +172,7 @@ func (s *subscription) connect(ctx context.Context, r route, start *bus.Start) e
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.whole = true
 	s.markCaughtUpLocked()
 	if slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed != nil && l.state != live || len(l.notices) > 0 }) {
 		s.startLocked()

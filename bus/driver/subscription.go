@@ -50,6 +50,7 @@ type subscription struct {
 	turn     int  // the leg that is asked first
 	running  bool // a goroutine runs
 	waiting  bool // the gate knows that something waits
+	whole    bool // all legs are there; a gate may have the goroutine run before
 	caught   bool // caughtUp is closed
 	standing bool // Subscribe has returned it
 	counted  bool // in the metrics
@@ -173,7 +174,7 @@ func (s *subscription) noticesLocked() []error {
 }
 
 func (s *subscription) markCaughtUpLocked() {
-	if s.caught || slices.ContainsFunc(s.legs, func(l *leg) bool { return !l.caughtUpLocked() }) {
+	if s.caught || !s.whole || slices.ContainsFunc(s.legs, func(l *leg) bool { return !l.caughtUpLocked() }) {
 		return
 	}
 	s.caught = true
