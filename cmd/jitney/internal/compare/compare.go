@@ -118,12 +118,29 @@ func (cmd *command) run(ctx context.Context, args []string) (status int, err err
 		return exitNothing, fmt.Errorf("-svg %s: %w", cmd.svg, err)
 	}
 	defer func() { err = errors.Join(err, picture.abandon()) }()
+	r, status, err := cmd.measure(ctx)
+	if r == nil {
+		return status, err
+	}
+	r.judge()
+	// What stays on a bus is told, and so are the figures.
+	if err := errors.Join(err, r.write(cmd), picture.write(r)); err != nil {
+		return exitFailed, err
+	}
+	if !r.sound() {
+		return exitFailed, nil
+	}
+	return exitDone, nil
+}
+
+// measure gives each bus its load, and leaves nothing of it. The report is nil when there is nothing to tell; with
+// one, the error is what stays.
+func (cmd *command) measure(ctx context.Context) (r *report, status int, err error) {
+	defer cmd.clearProgress()
 	var trials []*trial
 	defer func() {
 		for _, t := range trials {
-			if left := t.clean(ctx); left != nil {
-				err, status = errors.Join(err, left), max(status, exitFailed)
-			}
+			err = errors.Join(err, t.clean(ctx))
 		}
 	}()
 	for _, url := range cmd.urls {
@@ -131,32 +148,19 @@ func (cmd *command) run(ctx context.Context, args []string) (status int, err err
 		trials = append(trials, t)
 		cmd.progress(t.name(), "opening it")
 		if err := t.prepare(ctx); err != nil {
-			cmd.clearProgress()
-			return exitNothing, err
+			return nil, exitNothing, err
 		}
 	}
 	cmd.load.fill()
 	cmd.load.Effort = calibrate(cmd.load.Render)
-	r := &report{System: thisSystem(), Load: cmd.load}
+	r = &report{System: thisSystem(), Load: cmd.load}
 	for _, t := range trials {
 		r.Buses = append(r.Buses, t.measure(ctx, cmd))
 		if ctx.Err() != nil {
-			cmd.clearProgress()
-			return exitFailed, errors.New("ended by a signal: nothing is compared")
+			return nil, exitFailed, errors.New("ended by a signal: nothing is compared")
 		}
 	}
-	cmd.clearProgress()
-	r.judge()
-	if err := r.write(cmd); err != nil {
-		return exitFailed, err
-	}
-	if err := picture.write(r); err != nil {
-		return exitFailed, fmt.Errorf("-svg %s: %w", cmd.svg, err)
-	}
-	if !r.sound() {
-		return exitFailed, nil
-	}
-	return exitDone, nil
+	return r, exitDone, nil
 }
 
 // progress says what is being done, where a person looks on.

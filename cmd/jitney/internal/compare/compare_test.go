@@ -470,6 +470,16 @@ func TestMain_endsCleanlyByASignal(t *testing.T) {
 	require.Empty(t, names(t, cmd.Dir), "no empty picture")
 }
 
+func TestMain_leavesNothingWhenNobodyReads(t *testing.T) {
+	t.Parallel()
+	cmd, temporary := command(t, append(tiny, "-bus", "nats:")...)
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, out.Close())
+	require.Error(t, cmd.Run())
+	require.Empty(t, names(t, temporary))
+}
+
 func TestMain_itsProcessesEndWithIt(t *testing.T) {
 	t.Parallel()
 	cmd, _, _ := underWay(t)

@@ -39,7 +39,7 @@ func (p *picture) write(r *report) error {
 		return nil
 	}
 	p.made = false
-	return withoutPath(os.WriteFile(p.path, []byte(draw(r)), 0o666))
+	return os.WriteFile(p.path, []byte(draw(r)), 0o666)
 }
 
 // abandon removes a file that stayed empty.
