@@ -26,6 +26,7 @@ const (
 // begins another life, and so another epoch.
 type lives struct {
 	dir   string
+	clean bool     // the store was, when it was opened: the disk had all of it
 	marks *os.File // the last sequence of each stream, by its place in the file
 
 	mu    sync.RWMutex
@@ -59,7 +60,7 @@ func openLives(dir string, streams []server.StreamDetail) (l *lives, lost []stri
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		record.Open, record.Boot = true, "" // nothing is known
 	}
-	l = &lives{dir: dir, known: map[string]*life{}}
+	l = &lives{dir: dir, clean: !record.Open, known: map[string]*life{}}
 	if l.marks, err = os.OpenFile(filepath.Join(dir, marksFile), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, nil, err
 	}

@@ -161,6 +161,10 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 	}
 	e.lives = lives
 	e.tellLost(lost)
+	if !lives.clean {
+		// What a killed process has left to the system isn't dirty to this server.
+		return e.disk.sync(ctx)
+	}
 	return nil
 }
 
