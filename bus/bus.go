@@ -119,6 +119,19 @@ type Remover interface {
 	RemoveGroup(ctx context.Context, name string) error
 }
 
+// Appender is implemented by buses that can store many messages without waiting for each; what the backend can't is
+// ErrUnsupported. It is for who fills a stream and is alone to write to it, such as migrate.Bridge.
+type Appender interface {
+	// Append stores messages (Subject, Header and Data of each) at the end of a stream, in their order and with nothing
+	// in between. The stream must end at after: the cursor of the newest message that it was ever given, zero if there was none.
+	// Otherwise it is ErrConflict, and nothing is stored.
+	//
+	// It returns the cursors of what is stored, in order. When that isn't all, the error is that of the first message that
+	// isn't, as Publish would return it, and nothing behind that one is stored; with ErrUnknownOutcome more may be stored
+	// than is returned. All of them are on their way at once: the caller bounds how much that is.
+	Append(ctx context.Context, stream string, after Cursor, messages ...*Message) ([]Cursor, error)
+}
+
 // HealthChecker is implemented by buses that can fail while they stand.
 type HealthChecker interface {
 	// Health returns nil when the bus can publish and deliver, and otherwise why not

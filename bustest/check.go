@@ -39,7 +39,7 @@ type Check struct {
 func Checks() []Check {
 	return slices.Concat(
 		subjectChecks, modelChecks, deliveryChecks, publishChecks, orderChecks, loadChecks, isolationChecks, handlerChecks,
-		hookChecks, endingChecks, callChecks, closeChecks, streamChecks, ensureChecks, changeChecks, storeChecks,
+		hookChecks, endingChecks, callChecks, closeChecks, streamChecks, ensureChecks, appendChecks, changeChecks, storeChecks,
 		replayChecks, historyChecks, handoverChecks, gapChecks,
 		groupChecks, durableGroupChecks, distributedChecks, durableChecks, damageChecks, crashChecks, groupFaultChecks, faultChecks,
 		errorChecks, claimChecks,

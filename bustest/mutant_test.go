@@ -219,6 +219,12 @@ var mutants = []mutant{
 	{bug: "updateForgotten", check: "ReopenChanged"},
 	{bug: "limitsUndone", check: "ReopenChanged"},
 
+	{bug: "appendForgetsHeaders", check: "Append"},
+	{bug: "appendAnywhere", check: "AppendAtEnd"},
+	{bug: "appendRace", check: "AppendAtEnd"},
+	{bug: "appendGoesOn", check: "AppendStops"},
+	{bug: "appendUncaptured", check: "AppendStops"},
+
 	{bug: "asyncStore", check: "ReadYourWrites"},
 	{bug: "replayUnmarked", check: "Receipt"},
 	{bug: "timeOfDelivery", check: "Receipt"},

@@ -90,6 +90,16 @@ type Remover interface {
 	Remove(ctx context.Context, stream string) error
 }
 
+// Appender is a Backend that can have many messages on their way to a stream. Where an Append waits for nothing but a disk,
+// that wins nothing.
+type Appender interface {
+	// AppendAll stores messages at the end of a stream, in their order and with nothing in between, if after is its Last:
+	// otherwise it is ErrConflict, before anything is stored. It returns the sequences of what is stored. When that isn't
+	// all, the error is that of the first that isn't, as of Append, and nothing behind that one is stored or ever will be;
+	// with ErrUnknownOutcome more may be than is returned.
+	AppendAll(ctx context.Context, s Stream, after uint64, ps []Publication) (sequences []uint64, err error)
+}
+
 // Limits is what a backend can take.
 type Limits struct {
 	MaxPayload int // bytes of data and header together, as HeaderSize counts them

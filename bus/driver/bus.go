@@ -203,9 +203,6 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, opts []b
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := bus.CheckSubject(subject); err != nil {
-		return err
-	}
 	o := bus.NewPublishOptions(opts)
 	if b.traces != nil {
 		if o.Header == nil {
@@ -216,18 +213,39 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, opts []b
 			o.Header = nil
 		}
 	}
-	if err := checkHeader(o.Header); err != nil {
+	p := Publication{Subject: subject, Header: o.Header, Data: data, ID: o.MessageID}
+	if err := b.wellFormed(&p); err != nil {
 		return err
 	}
-	if !isHeaderValue(o.MessageID) {
-		return fmt.Errorf("%w: the message ID holds CR, LF, NUL or outer white space", bus.ErrBadHeader)
-	}
-	if size := len(data) + HeaderSize(o.Header); size > b.limits.MaxPayload {
-		return fmt.Errorf("%w (%d bytes with its header, limit %d)", bus.ErrTooLarge, size, b.limits.MaxPayload)
-	}
-	p := Publication{Subject: subject, Header: o.Header, Data: data, ID: o.MessageID}
 	needsStream := o.MessageID != "" || o.Expect || o.Receipt != nil
 	return b.dispatch(ctx, &p, &o, needsStream)
+}
+
+// wellFormed checks what doesn't depend on a stream.
+func (b *Bus) wellFormed(p *Publication) error {
+	if err := bus.CheckSubject(p.Subject); err != nil {
+		return err
+	}
+	if err := checkHeader(p.Header); err != nil {
+		return err
+	}
+	if !isHeaderValue(p.ID) {
+		return fmt.Errorf("%w: the message ID holds CR, LF, NUL or outer white space", bus.ErrBadHeader)
+	}
+	if size := len(p.Data) + HeaderSize(p.Header); size > b.limits.MaxPayload {
+		return fmt.Errorf("%w (%d bytes with its header, limit %d)", bus.ErrTooLarge, size, b.limits.MaxPayload)
+	}
+	return nil
+}
+
+// fits checks that a stream's bytes limit could hold p.
+func (b *Bus) fits(s Stream, p *Publication) error {
+	if limit := s.Config.MaxBytes; limit > 0 {
+		if size := b.limits.StoredSize(p.Subject, p.Header, p.Data); size > limit {
+			return fmt.Errorf("%w (stored it takes %d bytes, stream %s holds %d)", bus.ErrTooLarge, size, s.Config.Name, limit)
+		}
+	}
+	return nil
 }
 
 // dispatch hands p to its stream or to the transport, looking again at what captures it where that may have changed.
@@ -292,10 +310,8 @@ func (b *Bus) send(ctx context.Context, p *Publication) (sent bool, err error) {
 }
 
 func (b *Bus) append(ctx context.Context, s Stream, p *Publication, o *bus.PublishOptions) error {
-	if limit := s.Config.MaxBytes; limit > 0 {
-		if size := b.limits.StoredSize(p.Subject, p.Header, p.Data); size > limit {
-			return fmt.Errorf("%w (stored it takes %d bytes, stream %s holds %d)", bus.ErrTooLarge, size, s.Config.Name, limit)
-		}
+	if err := b.fits(s, p); err != nil {
+		return err
 	}
 	if o.Expect {
 		p.Expect, p.ExpectLast = true, o.ExpectLast.Sequence()

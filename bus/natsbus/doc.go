@@ -92,6 +92,9 @@
 // the stream has lost its end since: by damage, or perhaps by a crash of the machine. Streams that other processes
 // create or delete are noticed within a second.
 //
+// Append (bus.Appender) stores atomic batches, of which a stream holds all or nothing, and sets allow_atomic of the stream
+// for them. A server before 2.12 doesn't know them: there it waits for each message.
+//
 // A message has at most 1 MiB, header included, on the embedded server, and elsewhere what that server allows, less 4 KiB for
 // the headers of NATS itself, which handlers don't see. A group is a pull consumer: a durable one has
 // the group's name, and what a process that dies was handling is given to another one after 5 s. The processes of

@@ -83,6 +83,7 @@ type backend struct {
 	nextCall atomic.Uint64
 	trouble  atomic.Pointer[error] // why the last question had no answer; nil: it had one
 	known    sync.Map              // stream to *atomic.Uint64: a sequence that it has stored, at least
+	atomic   sync.Map              // stream and epoch to whether it takes atomic batches
 
 	watch    *nats.Subscription
 	stopPoll chan struct{}

@@ -24,6 +24,7 @@ type streamConfig struct {
 	MaxMsgsPerSubject int64             `json:"max_msgs_per_subject"`
 	Duplicates        time.Duration     `json:"duplicate_window"`
 	AllowDirect       bool              `json:"allow_direct"`
+	AllowAtomic       bool              `json:"allow_atomic"`
 	Replicas          int               `json:"num_replicas"`
 	Metadata          map[string]string `json:"metadata"`
 }
