@@ -17,8 +17,12 @@ type BridgeConfig struct {
 	// Streams are the names of the streams to copy; none means all that the source has when the Bridge begins.
 	Streams []string
 
+	// SkipTooLarge leaves out what is too large for the destination (bus.ErrTooLarge): each such message is told to OnError and
+	// counted as Summary.TooLarge, and both ends will differ by them. Otherwise the first one ends the call.
+	SkipTooLarge bool
+
 	// OnProgress is told how far a stream is, at most every 100 ms and at the end of each part. It is called while
-	// the Bridge copies, so it is quick.
+	// the Bridge copies and compares, so it is quick.
 	OnProgress func(Progress)
 
 	// OnError is told what doesn't end the Bridge: warnings about limits, an end that is unavailable for the
@@ -26,31 +30,34 @@ type BridgeConfig struct {
 	OnError bus.ErrorHook
 }
 
-// Progress is how far the copy of a stream is.
+// Progress is how far the copy of a stream is, or its comparison.
 type Progress struct {
-	Stream string
-	Done   uint64     // messages looked at since this part began
-	Total  uint64     // an estimate of what this part has; Done at its end
-	At     bus.Cursor // of the source, up to which it is copied
+	Stream    string
+	Comparing bool       // reading both ends, not copying
+	Done      uint64     // messages of the source looked at since this part began
+	Total     uint64     // an estimate of what this part has; Done at its end
+	At        bus.Cursor // of the source, up to which it is copied
 }
 
 // Bridge copies streams from one bus to another, message by message in each stream's order. Both must be
 // bus.StreamListers. A Bridge doesn't own its buses: close them afterwards.
 //
-// Streams that the destination lacks are created with the source's config. One that exists there must capture the
-// same subjects and hold nothing but copies from this source, or also what the source itself has as copies from there: so a
-// Bridge in the other direction goes back, and what has come from its destination is dropped as a loop. Anything else
-// is refused with bus.ErrConflict before a message is copied. Nobody else may publish to the stream until CutOver.
+// Streams that the destination lacks are created with the source's config, a limit of bytes with room for what copies are
+// larger. One that exists there must capture the same subjects and end with a copy from this source, or with what the
+// source itself has as copies from there: so a Bridge in the other direction goes back, and what has come from its
+// destination is dropped as a loop. Anything else is refused with bus.ErrConflict before a message is copied. Nobody else may
+// publish to the stream until CutOver.
 //
 // # Exactly once
 //
 // Each copy has two more headers: Bridge-Source, the cursors that the message has had on its way, and Bridge-Time, when
 // the first bus stored it (see [Original]). The newest Bridge-Source at the destination is where a Bridge
-// goes on, so there is no file to lose and no moment between a copy and its stamp. A copy is published under
-// a message ID, and only if the subject's last message at the destination is the one that it must follow. So a Bridge
-// that is killed at any moment, or runs twice, loses nothing and doubles nothing.
+// goes on, so there is no file to lose and no moment between a copy and its stamp. Copies are stored only where the destination
+// ends as it must: by bus.Appender many at once, elsewhere one by one if the subject's last message is the one that it must
+// follow. So a Bridge that is killed at any moment, or runs twice, loses nothing and doubles nothing.
 //
-// While an end is unavailable (bus.ErrUnavailable, bus.ErrUnknownOutcome, no answer in 10 s) it tries again until its
+// A Bridge holds a few megabytes, however much it copies; without a bus.Appender at the destination also a cursor for each of
+// 131,072 subjects. While an end is unavailable (bus.ErrUnavailable, bus.ErrUnknownOutcome, no answer in 10 s) it tries again until its
 // context ends. Other errors end the call, naming the message's cursor; the next call goes on there.
 //
 // # What is different at the destination
@@ -66,9 +73,10 @@ type Bridge struct {
 	cfg      BridgeConfig
 	problems *problems
 
-	running chan struct{} // holds a value while a method works
+	running chan struct{} // holds a value while a method works; what follows is that method's
 	lanes   []*lane       // nil before the first one
 	cut     bool
+	outage  *outage // in which calls are made; nil: each has its own
 
 	mu      sync.Mutex
 	cutting chan struct{} // closed when CutOver waits for Follow to end
@@ -301,7 +309,7 @@ func (b *Bridge) prepare(ctx context.Context) error {
 		if source == nil {
 			return fmt.Errorf("stream %s: the source has none of that name, but %s: %w", name, listed(from), bus.ErrNoStream)
 		}
-		l := &lane{b: b, name: name, patterns: source.Config.Subjects, lasts: map[string]bus.Cursor{}}
+		l := newLane(b, source)
 		if err := l.prepare(ctx, source, find(to, name)); err != nil {
 			return fmt.Errorf("stream %s: %w", name, err)
 		}
@@ -382,25 +390,44 @@ const callTimeout = 10 * time.Second
 
 // persist calls f again while its end is unavailable.
 func (b *Bridge) persist(ctx context.Context, what string, f func(context.Context) error) error {
-	told := false
-	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+	o := b.outage
+	if o == nil {
+		o = &outage{}
+	}
+	for {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		err := f(call)
 		cancel()
-		switch {
-		case err == nil:
+		if err == nil {
 			return nil
-		case ctx.Err() != nil && !errors.Is(err, bus.ErrClosed):
-			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
-		case !mayPass(err):
-			return fmt.Errorf("%s: %w", what, err)
-		case !told:
-			told = true
-			b.problems.report(bus.Problem{Err: fmt.Errorf("migrate: bridge: %s: %w (it is tried again)", what, err)})
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
+		if err := b.await(ctx, o, what, err); err != nil {
+			return err
 		}
 	}
+}
+
+// outage is a time for which an end is unavailable.
+type outage struct {
+	pause time.Duration // the last one
+}
+
+// await waits until a call that has failed makes sense again, or returns why it doesn't.
+func (b *Bridge) await(ctx context.Context, o *outage, what string, err error) error {
+	switch {
+	case ctx.Err() != nil && !errors.Is(err, bus.ErrClosed):
+		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+	case !mayPass(err):
+		return fmt.Errorf("%s: %w", what, err)
+	case o.pause == 0:
+		o.pause = firstPause
+		b.problems.report(bus.Problem{Err: fmt.Errorf("migrate: bridge: %s: %w (it is tried again)", what, err)})
+	default:
+		o.pause = min(2*o.pause, longestPause)
+	}
+	select {
+	case <-time.After(o.pause):
+	case <-ctx.Done():
+	}
+	return nil
 }

@@ -17,14 +17,15 @@ import (
 	_ "github.com/jitney-go/jitney/bus/natsbus"
 )
 
-// bridgeTask makes this test binary a Bridge: source URL, destination URL, how many messages, and "before" or "after".
+// bridgeTask makes this test binary a Bridge: source URL, destination URL, at which call it dies, "before" or "after", and
+// "batches" or "singles".
 const bridgeTask = "MIGRATE_TEST_BRIDGE"
 
 // bridgeUntilKilled copies and kills itself at the publish of that number, before or after it was stored.
 func bridgeUntilKilled(task string) {
-	var from, to, when string
+	var from, to, when, how string
 	var n int
-	if _, err := fmt.Sscan(task, &from, &to, &n, &when); err != nil {
+	if _, err := fmt.Sscan(task, &from, &to, &n, &when, &how); err != nil {
 		panic(err)
 	}
 	ctx := context.Background()
@@ -36,7 +37,11 @@ func bridgeUntilKilled(task string) {
 	if err != nil {
 		panic(err)
 	}
-	b := migrate.NewBridge(source, &killing{dying: dying{Bus: destination, left: n, after: when == "after"}}, migrate.BridgeConfig{})
+	deadly := &killing{dying: dying{Bus: destination, left: n, after: when == "after"}}
+	b := migrate.NewBridge(source, deadly, migrate.BridgeConfig{})
+	if how == "batches" {
+		b = migrate.NewBridge(source, &killingBatches{deadly}, migrate.BridgeConfig{})
+	}
 	if err := b.Copy(ctx); err != nil {
 		panic(err)
 	}
@@ -48,13 +53,31 @@ type killing struct{ dying }
 func (k *killing) Publish(ctx context.Context, subject string, data []byte, opts ...bus.PublishOption) error {
 	err := k.dying.Publish(ctx, subject, data, opts...)
 	if k.left == 0 {
-		self, _ := os.FindProcess(os.Getpid())
-		if err := self.Kill(); err != nil {
-			panic(err)
-		}
-		select {} // until it is dead
+		k.die()
 	}
 	return err
+}
+
+func (k *killing) die() {
+	self, _ := os.FindProcess(os.Getpid())
+	if err := self.Kill(); err != nil {
+		panic(err)
+	}
+	select {} // until it is dead
+}
+
+// killingBatches is one that takes many messages at once.
+type killingBatches struct{ *killing }
+
+func (k *killingBatches) Append(ctx context.Context, stream string, after bus.Cursor, messages ...*bus.Message) ([]bus.Cursor, error) {
+	if k.left--; k.left == 0 && !k.after {
+		k.die()
+	}
+	cursors, err := k.Bus.(bus.Appender).Append(ctx, stream, after, messages...)
+	if k.left == 0 {
+		k.die()
+	}
+	return cursors, err
 }
 
 // startServer starts a NATS server on a free port and returns its URL.
@@ -82,38 +105,39 @@ func openURL(t *testing.T, url string) bus.Bus {
 }
 
 func TestBridge_killedAgainAndAgainLosesAndDoublesNothing(t *testing.T) {
-	fromURL, toURL := startServer(t), startServer(t)
-	from, to := openURL(t, fromURL), openURL(t, toURL)
-	ensure(t, from, mixed)
-	ensure(t, to, mixed)
-	published := 0
-	for round := range 16 {
-		fill(t, from, published+1, published+200) // more than is copied until the kill
-		published += 200
-		before, after := 1+rand.IntN(150), "before"
-		if round%2 == 1 {
-			after = "after"
-		}
-		child := exec.Command(os.Args[0])
-		child.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %s", bridgeTask, fromURL, toURL, before, after))
-		child.Stderr = os.Stderr
-		require.NoError(t, child.Start())
-		if round%4 >= 2 {
-			// A kill from outside, anywhere: while it opens, reads, publishes, or when it is dead already.
-			kill := time.AfterFunc(time.Duration(rand.IntN(150))*time.Millisecond, func() { _ = child.Process.Kill() })
-			defer kill.Stop()
-		}
-		require.Error(t, child.Wait(), "it was killed")
-	}
-	b := migrate.NewBridge(from, to, migrate.BridgeConfig{})
-	_, err := b.CutOver(t.Context())
-	require.NoError(t, err)
-	all := allOf(t, to, mixed)
-	require.Len(t, all, published)
-	for i, m := range all {
-		if n := i + 1; n%10 != 0 {
-			require.Equal(t, fmt.Sprint(n), string(m.Data))
-		}
+	for how, each := range map[string]int{"singles": 200, "batches": 1500} {
+		t.Run(how, func(t *testing.T) {
+			fromURL, toURL := startServer(t), startServer(t)
+			from, to := openURL(t, fromURL), openURL(t, toURL)
+			ensure(t, from, mixed)
+			ensure(t, to, mixed)
+			published := 0
+			for round := range 12 {
+				fillMany(t, from, published+1, published+each) // more than is copied until the kill
+				published += each
+				calls, when := 1+rand.IntN(150), "before"
+				if how == "batches" {
+					calls = 1 + rand.IntN(2)
+				}
+				if round%2 == 1 {
+					when = "after"
+				}
+				child := exec.Command(os.Args[0])
+				child.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s %d %s %s", bridgeTask, fromURL, toURL, calls, when, how))
+				child.Stderr = os.Stderr
+				require.NoError(t, child.Start())
+				if round%4 >= 2 {
+					// A kill from outside, anywhere: while it opens, reads, publishes, or when it is dead already.
+					kill := time.AfterFunc(time.Duration(rand.IntN(150))*time.Millisecond, func() { _ = child.Process.Kill() })
+					defer kill.Stop()
+				}
+				require.Error(t, child.Wait(), "it was killed")
+			}
+			b := migrate.NewBridge(from, to, migrate.BridgeConfig{})
+			_, err := b.CutOver(t.Context())
+			require.NoError(t, err)
+			isMixture(t, allOf(t, to, mixed), 1, published)
+		})
 	}
 }
 

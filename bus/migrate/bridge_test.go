@@ -55,17 +55,50 @@ var mixed = bus.StreamConfig{Name: "CHAT", Subjects: []string{"chat.>", "news.*"
 // fill publishes numbers to subjects of all patterns of mixed, some empty, some with headers.
 func fill(t *testing.T, b bus.Bus, from, to int) {
 	t.Helper()
-	for i := from; i <= to; i++ {
-		subject := []string{"chat.a", "news.b", "mail", "chat.c.d"}[i*7%4]
+	for _, m := range mixture(from, to) {
 		var opts []bus.PublishOption
+		for key, values := range m.Header {
+			opts = append(opts, bus.WithHeader(key, values...))
+		}
+		require.NoError(t, b.Publish(t.Context(), m.Subject, m.Data, opts...))
+	}
+}
+
+// fillMany does the same faster, where the bus is a bus.Appender.
+func fillMany(t *testing.T, b bus.Bus, from, to int) {
+	t.Helper()
+	streams, err := b.(bus.StreamLister).Streams(t.Context())
+	require.NoError(t, err)
+	_, err = b.(bus.Appender).Append(t.Context(), mixed.Name, streams[0].Last, mixture(from, to)...)
+	require.NoError(t, err)
+}
+
+// mixture is what fill publishes.
+func mixture(from, to int) []*bus.Message {
+	var messages []*bus.Message
+	for i := from; i <= to; i++ {
+		m := &bus.Message{Subject: []string{"chat.a", "news.b", "mail", "chat.c.d"}[i*7%4]}
 		if i%3 == 0 {
-			opts = append(opts, bus.WithHeader("K", "v", fmt.Sprint(i)))
+			m.Header = bus.Header{"K": {"v", fmt.Sprint(i)}}
 		}
-		data := fmt.Append(nil, i)
-		if i%10 == 0 {
-			data = nil
+		if i%10 != 0 {
+			m.Data = fmt.Append(nil, i)
 		}
-		require.NoError(t, b.Publish(t.Context(), subject, data, opts...))
+		messages = append(messages, m)
+	}
+	return messages
+}
+
+// isMixture fails unless messages are those that fill publishes.
+func isMixture(t *testing.T, messages []*bus.Message, from, to int) {
+	t.Helper()
+	want := mixture(from, to)
+	require.Len(t, messages, len(want))
+	text := func(m *bus.Message) string { return fmt.Sprintf("%s %q %q", m.Subject, m.Data, m.Header["K"]) }
+	for i, m := range messages {
+		if have, want := text(m), text(want[i]); have != want {
+			t.Fatalf("message %d of %d: want %s, have %s", i+1, len(messages), want, have)
+		}
 	}
 }
 
@@ -88,11 +121,8 @@ func TestBridge_copiesEveryPatternInTheStreamsOrder(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, streams, 1)
 		all := allOf(t, to, mixed)
-		require.Len(t, all, 3000)
+		isMixture(t, all, 1, 3000)
 		for i, m := range all {
-			if n := i + 1; n%10 != 0 {
-				require.Equal(t, fmt.Sprint(n), string(m.Data))
-			}
 			require.Equal(t, time.Hour, m.Time.Sub(migrate.Original(m)))
 			source, err := bus.ParseCursor(m.Header.Value("Bridge-Source"))
 			require.NoError(t, err)

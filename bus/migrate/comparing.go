@@ -136,8 +136,10 @@ type arrival struct {
 }
 
 const (
-	// maxPending bounds what waits: beyond it, the oldest is decided before its window ends.
+	// maxPending bounds what waits, and maxOrder that with what came behind it: beyond them, the oldest is decided before its
+	// window ends.
 	maxPending = 100_000
+	maxOrder   = 2 * maxPending
 	// maxMissed bounds what is remembered of what is missing: beyond it, one that comes after all is extra.
 	maxMissed = 10_000
 )
@@ -171,7 +173,7 @@ func (c *comparing) came(pattern, side int, m *bus.Message, now time.Time) {
 	c.waiting++
 	c.pending[a.id] = append(c.pending[a.id], a)
 	c.order = append(c.order, a)
-	for c.waiting > maxPending {
+	for c.waiting > maxPending || len(c.order) > maxOrder {
 		c.decideFirst()
 	}
 }

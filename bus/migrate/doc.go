@@ -1,5 +1,6 @@
 // Package migrate moves a running program from one bus to another, in steps that can be taken back. It
-// needs nothing but package bus and the list of streams ([bus.StreamLister]), so it works between any two backends.
+// needs nothing but package bus and the list of streams ([bus.StreamLister]), so it works between any two backends; where the
+// new one is a [bus.Appender], a Bridge needn't wait for each message.
 //
 //   - [Tee] is a bus that writes to two and reads the old one. The program runs as before, and the new bus gets
 //     the same load.

@@ -136,7 +136,10 @@ func ExampleBridge_Verify() {
 		log.Fatal(err)
 	}
 	bridge := migrate.NewBridge(old, fresh, migrate.BridgeConfig{
-		OnProgress: func(p migrate.Progress) { fmt.Printf("%s: %d of %d\n", p.Stream, p.Done, p.Total) },
+		OnProgress: func(p migrate.Progress) {
+			what := map[bool]string{true: "compared", false: "copied"}[p.Comparing]
+			fmt.Printf("%s: %s %d of %d\n", p.Stream, what, p.Done, p.Total)
+		},
 	})
 	if err := bridge.Copy(ctx); err != nil {
 		log.Fatal(err)
@@ -150,7 +153,8 @@ func ExampleBridge_Verify() {
 	}
 	fmt.Println(summaries[0].Err())
 	// Output:
-	// CHAT: 1 of 1
+	// CHAT: copied 1 of 1
+	// CHAT: compared 1 of 1
 	// stream CHAT: 1 at the destination that aren't copies from this source
 }
 

@@ -17,32 +17,55 @@ type lane struct {
 	name     string
 	patterns []string
 
-	epoch   string // of the source; "" while it has never held a message
-	at      uint64 // the source is copied up to here
-	toEpoch string // of the destination; "" while it has never held a message
-	lasts   map[string]bus.Cursor
+	epoch string     // of the source; "" while it has never held a message
+	at    uint64     // the source is copied up to here
+	end   bus.Cursor // of the destination; zero while it has never held a message
+
+	appender bus.Appender          // nil: the destination is given one message after the other
+	most     int                   // how many it is given at once
+	lasts    map[string]bus.Cursor // without an appender: of subjects at the destination
 
 	copied   uint64
+	tooLarge uint64
 	gaps     []Gap
 	warnings []string
+	progress Progress
 	shown    time.Time // when progress was told last
 	told     Progress
 }
 
+const (
+	// What the destination is given at once, at most. One message always fits.
+	batchMsgs  = 1000
+	batchBytes = 1 << 20
+	// maxLasts bounds what is remembered of subjects; the others are asked for.
+	maxLasts = 1 << 17
+	// stampRoom is how much larger a copy may be than its message, with what a backend adds to it.
+	stampRoom = 400
+)
+
+func newLane(b *Bridge, source *bus.StreamInfo) *lane {
+	l := &lane{
+		b: b, name: source.Config.Name, patterns: source.Config.Subjects, epoch: source.Last.Epoch(),
+		most: batchMsgs, lasts: map[string]bus.Cursor{},
+	}
+	l.appender, _ = b.to.(bus.Appender)
+	return l
+}
+
 // prepare finds out where to go on, or creates the stream at the destination.
 func (l *lane) prepare(ctx context.Context, source, destination *bus.StreamInfo) error {
-	l.epoch = source.Last.Epoch()
 	if len(l.patterns) == 0 {
-		return fmt.Errorf("it captures no subject that a bus can reach: %w", bus.ErrUnsupported)
+		return fmt.Errorf("it captures no subject that a bus can reach, so leave it out: name the streams to copy: %w", bus.ErrUnsupported)
 	}
 	if destination == nil {
-		l.warn(source, source.Config)
+		cfg := l.roomy(source)
 		return l.b.persist(ctx, "create it at the destination", func(ctx context.Context) error {
-			return l.b.to.EnsureStreams(ctx, source.Config)
+			return l.b.to.EnsureStreams(ctx, cfg)
 		})
 	}
-	l.toEpoch = destination.Last.Epoch()
-	if l.epoch != "" && l.epoch == l.toEpoch {
+	l.end = destination.Last
+	if l.epoch != "" && l.epoch == l.end.Epoch() {
 		return fmt.Errorf("source and destination are the same: %w", bus.ErrConflict)
 	}
 	have, want := slices.Sorted(slices.Values(destination.Config.Subjects)), slices.Sorted(slices.Values(l.patterns))
@@ -51,6 +74,23 @@ func (l *lane) prepare(ctx context.Context, source, destination *bus.StreamInfo)
 	}
 	l.warn(source, destination.Config)
 	return l.resume(ctx, source, destination)
+}
+
+// roomy is the source's config, with room for the stamps in a limit of bytes: otherwise a full stream would lose its oldest
+// messages on the way.
+func (l *lane) roomy(source *bus.StreamInfo) bus.StreamConfig {
+	cfg := source.Config
+	if cfg.MaxBytes == 0 {
+		return cfg
+	}
+	mean := uint64(128) // of a stream that is empty, a guess
+	if source.Msgs > 0 {
+		mean = max(1, source.Bytes/source.Msgs)
+	}
+	cfg.MaxBytes += int64(uint64(cfg.MaxBytes)/mean+1) * stampRoom
+	l.warning("it is created with a limit of %d bytes instead of %d, as copies are larger by their stamps; EnsureStreams sets what you want",
+		cfg.MaxBytes, source.Config.MaxBytes)
+	return cfg
 }
 
 // warn tells what the destination will keep less of.
@@ -70,10 +110,10 @@ func (l *lane) warn(source *bus.StreamInfo, to bus.StreamConfig) {
 	smaller("bytes", to.MaxBytes, from.MaxBytes, number)
 	smaller("age", int64(to.MaxAge), int64(from.MaxAge), func(n int64) string { return time.Duration(n).String() })
 	smaller("messages per subject", to.MaxMsgsPerSubject, from.MaxMsgsPerSubject, number)
-	const stamp = 110 // about
-	if need := int64(source.Bytes + stamp*source.Msgs); to.MaxBytes > 0 && to.MaxBytes >= from.MaxBytes && need > to.MaxBytes {
-		l.warning("the copies need about %d bytes with their stamps, the destination's limit is %d: it discards the oldest; "+
-			"create the stream there with a larger one", need, to.MaxBytes)
+	const stamp = 200 // about
+	if need := int64(source.Bytes + stamp*source.Msgs); to.MaxBytes > 0 && (from.MaxBytes == 0 || to.MaxBytes >= from.MaxBytes) && need > to.MaxBytes {
+		l.warning("the copies need about %d bytes with their stamps, the destination's limit is %d: it may discard the oldest; "+
+			"give the stream a larger one there until it is cut over", need, to.MaxBytes)
 	}
 }
 
@@ -83,49 +123,44 @@ func (l *lane) warning(format string, args ...any) {
 	l.b.problems.report(bus.Problem{Err: fmt.Errorf("migrate: bridge: stream %s: %s", l.name, text)})
 }
 
-// resume looks for the last copy at the destination, and that all there are copies.
+// resume looks for the last copy at the destination.
 func (l *lane) resume(ctx context.Context, source, destination *bus.StreamInfo) error {
 	if destination.Last.IsZero() {
 		return nil
 	}
-	if destination.Msgs == 0 {
+	last, err := l.newest(ctx)
+	if err != nil {
+		return err
+	}
+	if last == nil {
 		return fmt.Errorf("the destination's stream held messages and is empty now, so that nobody knows where to go on: "+
 			"remove it there: %w", bus.ErrConflict)
 	}
-	foreign, lastForeign := 0, uint64(0)
-	for _, pattern := range l.patterns {
-		err := l.lastPerSubject(ctx, pattern, func(m *bus.Message) {
-			l.lasts[m.Subject] = m.Cursor
-			if at := copyFrom(m, l.epoch); at > 0 {
-				l.at = max(l.at, at)
-				return
-			}
-			foreign++
-			lastForeign = max(lastForeign, m.Cursor.Sequence())
-		})
-		if err != nil {
-			return err
-		}
+	l.reach(last.Cursor)
+	if l.at = copyFrom(last, l.epoch); l.at > 0 {
+		return nil // and so are those before it
 	}
-	if foreign == 0 {
-		return nil
-	}
-	return l.resumeBetween(ctx, source, destination, foreign, lastForeign)
+	return l.resumeBetween(ctx, source, destination)
 }
 
-// resumeBetween goes on where the destination also holds messages of its own, all of which the source has got
-// from there.
-func (l *lane) resumeBetween(ctx context.Context, source, destination *bus.StreamInfo, foreign int, lastForeign uint64) error {
+// resumeBetween goes on where the destination ends with messages of its own, all of which the source has got from there.
+func (l *lane) resumeBetween(ctx context.Context, source, destination *bus.StreamInfo) error {
 	lastCopy, known, lastLoop := uint64(0), uint64(0), uint64(0)
+	foreign, lastForeign := 0, uint64(0)
 	err := l.readAll(ctx, l.b.to, "destination", destination.Last, func(m *bus.Message) {
-		lastCopy = max(lastCopy, copyFrom(m, l.epoch))
+		if at := copyFrom(m, l.epoch); at > 0 {
+			lastCopy = max(lastCopy, at)
+			return
+		}
+		foreign++
+		lastForeign = m.Cursor.Sequence()
 	})
 	if err != nil {
 		return err
 	}
 	if !source.Last.IsZero() {
 		err = l.readAll(ctx, l.b.from, "source", source.Last, func(m *bus.Message) {
-			if at := cameBy(m, l.toEpoch); at > 0 {
+			if at := cameBy(m, l.end.Epoch()); at > 0 {
 				known, lastLoop = max(known, at), m.Cursor.Sequence()
 			}
 		})
@@ -134,8 +169,8 @@ func (l *lane) resumeBetween(ctx context.Context, source, destination *bus.Strea
 		}
 	}
 	if lastForeign > known {
-		return fmt.Errorf("at the destination it holds what isn't a copy from this source (the last messages of %d subjects, up to cursor %s): "+
-			"remove it there, or copy to another place: %w", foreign, bus.NewCursor(l.toEpoch, lastForeign), bus.ErrConflict)
+		return fmt.Errorf("at the destination it holds what isn't a copy from this source (%d messages, up to cursor %s): "+
+			"remove it there, or copy to another place: %w", foreign, bus.NewCursor(l.end.Epoch(), lastForeign), bus.ErrConflict)
 	}
 	l.at = lastCopy
 	if lastCopy == 0 {
@@ -173,39 +208,60 @@ func (l *lane) reader(ctx context.Context, end bus.Bus, name string, after uint6
 		return nil, err
 	}
 	told := false
-	r.idle = func() {
-		checker, ok := end.(bus.HealthChecker)
-		if !ok || told {
-			return
-		}
-		if err := checker.Health(ctx); err != nil {
+	r.fails = func(err error) {
+		if !told {
 			told = true
 			l.b.problems.report(bus.Problem{Err: fmt.Errorf("migrate: bridge: stream %s: waiting for the %s: %w", l.name, name, err)})
+		}
+	}
+	r.idle = func() {
+		if checker, ok := end.(bus.HealthChecker); ok && !told {
+			if err := checker.Health(ctx); err != nil {
+				r.fails(err)
+			}
 		}
 	}
 	return r, nil
 }
 
-// lastPerSubject calls f with the last message of each subject at the destination.
-func (l *lane) lastPerSubject(ctx context.Context, pattern string, f func(*bus.Message)) error {
-	var found []*bus.Message
-	err := l.b.persist(ctx, "read the last messages of the destination", func(ctx context.Context) error {
-		found = nil
+// last returns the last message that the destination holds of a pattern, without its data, or nil.
+func (l *lane) last(ctx context.Context, pattern string) (last *bus.Message, err error) {
+	err = l.b.persist(ctx, "read the destination's last message", func(ctx context.Context) error {
+		last = nil
 		sub, err := l.b.to.Subscribe(ctx, pattern, func(_ context.Context, m *bus.Message) error {
 			if m.Replayed {
-				found = append(found, &bus.Message{Subject: m.Subject, Header: m.Header, Cursor: m.Cursor})
+				last = &bus.Message{Subject: m.Subject, Header: m.Header, Cursor: m.Cursor}
 			}
 			return nil
-		}, bus.LastPerSubject())
+		}, bus.Last(1))
 		if err != nil {
 			return err
 		}
 		return sub.Unsubscribe(ctx)
 	})
-	for _, m := range found {
-		f(m)
+	return last, err
+}
+
+// newest returns the last message of all that the destination holds, without its data, or nil.
+func (l *lane) newest(ctx context.Context) (*bus.Message, error) {
+	var newest *bus.Message
+	for _, pattern := range l.patterns {
+		last, err := l.last(ctx, pattern)
+		if err != nil {
+			return nil, err
+		}
+		if last != nil && (newest == nil || last.Cursor.Sequence() > newest.Cursor.Sequence()) {
+			newest = last
+		}
 	}
-	return err
+	return newest, nil
+}
+
+// reach is told how far the destination goes.
+func (l *lane) reach(c bus.Cursor) {
+	if c.Sequence() > l.end.Sequence() {
+		l.end = c
+	}
 }
 
 // copy copies what the source holds and isn't copied, and reports whether there was anything.
@@ -227,44 +283,62 @@ func (l *lane) copy(ctx context.Context, source *bus.StreamInfo) (bool, error) {
 	}
 	defer r.close()
 	r.gap = l.gap
-	p := Progress{Stream: l.name, Total: upTo.Sequence() - l.at}
-	p.Total = min(p.Total, source.Msgs)
+	l.progress = Progress{Stream: l.name, Total: min(upTo.Sequence()-l.at, source.Msgs)}
 	for {
-		m, err := r.next(ctx)
+		batch, err := l.gather(ctx, r)
+		if storeErr := l.store(ctx, batch); storeErr != nil {
+			return true, storeErr
+		}
 		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
 			return true, fmt.Errorf("read the source behind %s: %w", bus.NewCursor(l.epoch, max(1, l.at)), err)
 		}
-		if cameBy(m, l.toEpoch) == 0 {
-			if err := l.publish(ctx, m); err != nil {
-				return true, fmt.Errorf("copy %q at %s: %w", m.Subject, m.Cursor, err)
-			}
-		}
-		l.at = m.Cursor.Sequence()
-		p.Done++
-		l.show(p, false)
 	}
 	l.at = upTo.Sequence()
-	p.Total = p.Done
-	l.show(p, true)
+	l.progress.Total = l.progress.Done
+	l.show(true)
 	return true, nil
+}
+
+// gather reads as much as the destination is given at once.
+func (l *lane) gather(ctx context.Context, r *reader) ([]*bus.Message, error) {
+	var batch []*bus.Message
+	for size := int64(0); len(batch) < batchMsgs && size < batchBytes; {
+		m, err := r.next(ctx)
+		if err != nil {
+			return batch, err
+		}
+		batch = append(batch, m)
+		size += messageSize(m.Subject, m.Header, m.Data)
+	}
+	return batch, nil
+}
+
+// passed is told that a message is dealt with.
+func (l *lane) passed(m *bus.Message) {
+	l.at = m.Cursor.Sequence()
+	l.progress.Done++
+	l.show(false)
 }
 
 const progressEvery = 100 * time.Millisecond
 
-func (l *lane) show(p Progress, end bool) {
+func (l *lane) show(end bool) {
 	if l.b.cfg.OnProgress == nil || !end && time.Since(l.shown) < progressEvery {
 		return
 	}
+	p := &l.progress
 	p.Total = max(p.Total, p.Done)
-	p.At = bus.NewCursor(l.epoch, l.at)
-	if p == l.told {
+	if p.At = (bus.Cursor{}); l.at > 0 {
+		p.At = bus.NewCursor(l.epoch, l.at)
+	}
+	if *p == l.told {
 		return
 	}
-	l.shown, l.told = time.Now(), p
-	l.b.cfg.OnProgress(p)
+	l.shown, l.told = time.Now(), *p
+	l.b.cfg.OnProgress(*p)
 }
 
 // gap remembers what the source has discarded. Each of several patterns tells it.
@@ -280,54 +354,4 @@ func (l *lane) gap(e *bus.GapError) {
 	}
 	l.gaps = append(l.gaps, g)
 	l.b.problems.report(bus.Problem{Err: fmt.Errorf("migrate: bridge: the source discarded what wasn't copied yet: %w", e)})
-}
-
-// publish stores the copy of m at the destination, once.
-func (l *lane) publish(ctx context.Context, m *bus.Message) error {
-	header := stamped(m)
-	opts := []bus.PublishOption{bus.MessageID("bridge." + m.Cursor.String())}
-	for key, values := range header {
-		opts = append(opts, bus.WithHeader(key, values...))
-	}
-	for range 5 {
-		var receipt bus.Receipt
-		expected := l.lasts[m.Subject]
-		err := l.b.persist(ctx, "publish to the destination", func(ctx context.Context) error {
-			return l.b.to.Publish(ctx, m.Subject, m.Data, append(opts[:len(opts):len(opts)], bus.ExpectLast(expected), bus.WithReceipt(&receipt))...)
-		})
-		switch {
-		case err == nil && !receipt.Duplicate:
-			l.lasts[m.Subject] = receipt.Cursor
-			l.toEpoch = receipt.Cursor.Epoch()
-			l.copied++
-			return nil
-		case err == nil, errors.Is(err, bus.ErrConflict):
-			// It was there already, or what it must follow isn't the last one.
-			if there, err := l.look(ctx, m, expected); there || receipt.Duplicate || err != nil {
-				return err
-			}
-		default:
-			return err
-		}
-	}
-	return fmt.Errorf("%w: the subject's last message changes all the time; is another bridge running?", bus.ErrConflict)
-}
-
-// look finds out what the subject's last message at the destination is, and whether m's copy is there.
-func (l *lane) look(ctx context.Context, m *bus.Message, expected bus.Cursor) (there bool, err error) {
-	var last *bus.Message
-	err = l.lastPerSubject(ctx, m.Subject, func(found *bus.Message) { last = found })
-	switch {
-	case err != nil:
-		return false, err
-	case last == nil:
-		delete(l.lasts, m.Subject) // limits have taken it
-		return false, nil
-	}
-	at := copyFrom(last, l.epoch)
-	if at == 0 && last.Cursor != expected {
-		return false, fmt.Errorf("%w: somebody else publishes to the destination (its cursor %s); stop that until the streams are cut over", bus.ErrConflict, last.Cursor)
-	}
-	l.lasts[m.Subject], l.toEpoch = last.Cursor, last.Cursor.Epoch()
-	return at >= m.Cursor.Sequence(), nil
 }

@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
 )
 
-// readAhead is how many messages of each pattern wait in a reader.
-const readAhead = 256
+// What waits of each pattern in a reader, at most. One message always fits.
+const (
+	aheadMsgs  = 256
+	aheadBytes = 512 << 10
+)
 
 // reader reads a part of a stream in its order, however many patterns the stream has: a subscription each, whose
 // handler waits until its message's turn has come.
@@ -19,6 +23,7 @@ type reader struct {
 	epoch string
 	upTo  uint64
 	gap   func(*bus.GapError) // called by next
+	fails func(error)         // the bus is unavailable, and goes on by itself: called by next
 	idle  func()              // called by next now and then while nothing comes
 	parts []*part
 	end   context.CancelFunc
@@ -27,8 +32,26 @@ type reader struct {
 type part struct {
 	sub      bus.Subscription
 	items    chan item
+	bytes    atomic.Int64  // of items
+	taken    chan struct{} // something was taken out of items
 	head     *bus.Message
 	complete bool
+}
+
+// give waits until there is room, or ctx ends.
+func (p *part) give(ctx context.Context, it item) {
+	for p.bytes.Load() > aheadBytes {
+		select {
+		case <-p.taken:
+		case <-ctx.Done():
+			return
+		}
+	}
+	p.bytes.Add(it.size())
+	select {
+	case p.items <- it:
+	case <-ctx.Done():
+	}
 }
 
 type item struct {
@@ -36,9 +59,16 @@ type item struct {
 	err     error // told to the subscription's hook before the next message
 }
 
+func (it item) size() int64 {
+	if it.message == nil {
+		return 0
+	}
+	return messageSize(it.message.Subject, it.message.Header, it.message.Data)
+}
+
 // openReader reads a stream behind a sequence up to a cursor, which the stream has reached.
 func openReader(ctx context.Context, b bus.Bus, patterns []string, after uint64, upTo bus.Cursor) (*reader, error) {
-	r := &reader{epoch: upTo.Epoch(), upTo: upTo.Sequence(), gap: func(*bus.GapError) {}, idle: func() {}}
+	r := &reader{epoch: upTo.Epoch(), upTo: upTo.Sequence(), gap: func(*bus.GapError) {}, fails: func(error) {}, idle: func() {}}
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	r.end = end
 	start := bus.All()
@@ -46,20 +76,14 @@ func openReader(ctx context.Context, b bus.Bus, patterns []string, after uint64,
 		start = bus.After(bus.NewCursor(r.epoch, after))
 	}
 	for _, pattern := range patterns {
-		p := &part{items: make(chan item, readAhead)}
-		give := func(it item) {
-			select {
-			case p.items <- it:
-			case <-life.Done():
-			}
-		}
+		p := &part{items: make(chan item, aheadMsgs), taken: make(chan struct{}, 1)}
 		handler := func(_ context.Context, m *bus.Message) error {
 			if m.Cursor.Epoch() == r.epoch && m.Cursor.Sequence() <= r.upTo {
-				give(item{message: m})
+				p.give(life, item{message: m})
 			}
 			return nil
 		}
-		hook := bus.OnError(func(p bus.Problem) { give(item{err: p.Err}) })
+		hook := bus.OnError(func(problem bus.Problem) { p.give(life, item{err: problem.Err}) })
 		var err error
 		if p.sub, err = b.Subscribe(ctx, pattern, handler, start, bus.Background(), hook); err != nil {
 			r.close()
@@ -139,12 +163,21 @@ func (r *reader) fill(ctx context.Context, p *part) error {
 }
 
 func (r *reader) take(p *part, it item) error {
+	p.bytes.Add(-it.size())
+	select {
+	case p.taken <- struct{}{}:
+	default:
+	}
 	if it.err == nil {
 		p.head = it.message
 		return nil
 	}
 	gap, ok := errors.AsType[*bus.GapError](it.err)
-	if !ok {
+	switch {
+	case !ok && mayPass(it.err):
+		r.fails(it.err)
+		return nil
+	case !ok:
 		return it.err
 	}
 	if gap.Before.Epoch() != r.epoch {

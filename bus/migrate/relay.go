@@ -20,7 +20,8 @@ type copied struct {
 	cursor  bus.Cursor
 	size    int64
 	do      func(ctx context.Context) error
-	again   bool // publishing it twice stores it once
+	values  context.Context // whose values, such as a trace, do is given; nil: none
+	again   bool            // publishing it twice stores it once
 
 	mark uint64 // the last ticket given when its call of the old bus had ended
 }
@@ -340,9 +341,7 @@ func (t *Tee) give(c *copied) (err error, given bool) {
 		if t.relay.life.Err() != nil {
 			return nil, false
 		}
-		ctx, cancel := context.WithTimeout(t.relay.life, t.timeout)
-		err := c.do(ctx)
-		cancel()
+		err := t.call(c)
 		if err == nil {
 			t.relay.fails(false)
 			return nil, true
@@ -364,6 +363,18 @@ func (t *Tee) give(c *copied) (err error, given bool) {
 	}
 }
 
+// call calls the new bus once.
+func (t *Tee) call(c *copied) error {
+	ctx := context.Background()
+	if c.values != nil {
+		ctx = context.WithoutCancel(c.values) // its publisher may be through
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	defer context.AfterFunc(t.relay.life, cancel)()
+	return c.do(ctx)
+}
+
 // mayPass reports whether a failure is one that the same call may not have later.
 func mayPass(err error) bool {
 	return !errors.Is(err, bus.ErrClosed) &&
@@ -371,7 +382,7 @@ func mayPass(err error) bool {
 }
 
 // copyOf is how the new bus is given a message.
-func (t *Tee) copyOf(subject string, data []byte, o bus.PublishOptions, cursor bus.Cursor, size int64) *copied {
+func (t *Tee) copyOf(ctx context.Context, subject string, data []byte, o bus.PublishOptions, cursor bus.Cursor, size int64) *copied {
 	data = bytes.Clone(data) // it is the caller's again
 	var opts []bus.PublishOption
 	for key, values := range o.Header {
@@ -385,7 +396,7 @@ func (t *Tee) copyOf(subject string, data []byte, o bus.PublishOptions, cursor b
 		opts = append(opts, bus.MessageID(id))
 	}
 	return &copied{
-		what: fmt.Sprintf("publish %q", subject), subject: subject, cursor: cursor, size: size, again: id != "",
+		what: fmt.Sprintf("publish %q", subject), subject: subject, cursor: cursor, size: size, values: ctx, again: id != "",
 		do: func(ctx context.Context) error { return t.new.Publish(ctx, subject, data, opts...) },
 	}
 }

@@ -248,6 +248,47 @@ func TestShadow_seesANewBusThatIsDownSlowOrFull(t *testing.T) {
 	}
 }
 
+func TestShadow_boundsWhatItRemembers(t *testing.T) {
+	shadowed(t, migrate.ShadowConfig{}, func(t *testing.T, s *migrate.Shadow, old, fresh bus.Bus) {
+		send(t, fresh, "chat.a", "only here")
+		for i := range 201_000 {
+			for _, b := range []bus.Bus{old, fresh} {
+				require.NoError(t, b.Publish(t.Context(), "chat.a", fmt.Append(nil, i)))
+			}
+			if i%10_000 == 0 {
+				synctest.Wait()
+			}
+		}
+		synctest.Wait()
+		r := s.Report() // long before the window's end
+		require.EqualValues(t, 1, r.Extra)
+		require.EqualValues(t, 201_000, r.Same)
+		require.Zero(t, r.Missing+r.Reordered)
+	})
+}
+
+func TestShadow_seesAnOldBusThatStopsInTheMiddle(t *testing.T) {
+	told := &hook{}
+	shadowed(t, migrate.ShadowConfig{OnError: told.tell}, func(t *testing.T, s *migrate.Shadow, old, fresh bus.Bus) {
+		for i := range 20 {
+			if i == 10 {
+				require.NoError(t, old.Close(t.Context()))
+			}
+			if i < 10 {
+				send(t, old, "chat.a", fmt.Sprint(i))
+			}
+			send(t, fresh, "chat.a", fmt.Sprint(i))
+		}
+		r := s.Close(t.Context())
+		require.EqualValues(t, 10, r.Same)
+		require.EqualValues(t, 10, r.Extra)
+		require.Zero(t, r.Missing+r.Late+r.Reordered)
+		require.Greater(t, r.Blind, uint64(0))
+		require.ErrorContains(t, r.Err(), "10 extra, ")
+		require.ErrorIs(t, told.problems()[len(told.problems())-1].Err, bus.ErrClosed)
+	})
+}
+
 func TestShadow_wantsAPattern(t *testing.T) {
 	b := openMem(t)
 	_, err := migrate.NewShadow(t.Context(), b, b, migrate.ShadowConfig{})

@@ -19,10 +19,15 @@ const (
 
 // Original returns when the first bus stored m, if a [Bridge] has copied it, and otherwise m.Time.
 func Original(m *bus.Message) time.Time {
-	if at, err := time.Parse(time.RFC3339Nano, m.Header.Value(headerTime)); err == nil {
+	if at, ok := stampedTime(m); ok {
 		return at
 	}
 	return m.Time
+}
+
+func stampedTime(m *bus.Message) (at time.Time, ok bool) {
+	at, err := time.Parse(time.RFC3339Nano, m.Header.Value(headerTime))
+	return at, err == nil
 }
 
 // stamped is the header of m's copy.
@@ -32,7 +37,7 @@ func stamped(m *bus.Message) bus.Header {
 		h = bus.Header{}
 	}
 	h[headerSource] = append(h[headerSource], m.Cursor.String())
-	if len(h[headerTime]) == 0 && !m.Time.IsZero() {
+	if _, ok := stampedTime(m); !ok && !m.Time.IsZero() {
 		h[headerTime] = []string{m.Time.UTC().Format(time.RFC3339Nano)}
 	}
 	return h

@@ -48,7 +48,7 @@ type TeeStats struct {
 //
 // Options are the old bus' decision, and the new one repeats it:
 //
-//   - headers go to both;
+//   - headers go to both, and so does the trace of the publisher's context;
 //   - a message ID goes to both, and also a duplicate does, so that the new bus gets what it has missed;
 //   - an expected cursor is compared by the old bus alone: a conflict reaches nobody, what it accepts is
 //     written to the new one without the condition. Cursors mean nothing on another bus;
@@ -131,7 +131,7 @@ func (t *Tee) Publish(ctx context.Context, subject string, data []byte, opts ...
 		t.relay.lose(1)
 		t.problems.full(subject, receipt.Cursor)
 	default:
-		if !t.relay.end(ticket, t.copyOf(subject, data, o, receipt.Cursor, size)) {
+		if !t.relay.end(ticket, t.copyOf(ctx, subject, data, o, receipt.Cursor, size)) {
 			t.relay.lose(1)
 			t.problems.report(bus.Problem{Subject: subject, Cursor: receipt.Cursor,
 				Err: fmt.Errorf("migrate: tee: publish %q at the new bus: %w", subject, bus.ErrClosed)})
@@ -297,7 +297,7 @@ func (t *Tee) Close(ctx context.Context) error {
 	return err
 }
 
-// detached is a context without values: with the deadline, but inside no handler.
+// detached is a context without values: with the deadline, but inside no handler and without a trace.
 type detached struct{ context.Context }
 
 func (detached) Value(any) any { return nil }

@@ -458,3 +458,52 @@ func TestTee_hookMayPanicAndBlock(t *testing.T) {
 		require.Less(t, len(calls), 500)
 	})
 }
+
+// traced is a bus in memory that carries the value of traceKey as a trace.
+func traced(t *testing.T) bus.Bus {
+	t.Helper()
+	b, err := bus.Open(t.Context(), "mem:", bus.WithPropagator(propagator{}))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, b.Close(context.Background())) })
+	return b
+}
+
+type traceKey struct{}
+
+type propagator struct{}
+
+func (propagator) Inject(ctx context.Context, h bus.Header) {
+	if trace, ok := ctx.Value(traceKey{}).(string); ok {
+		h["Traceparent"] = []string{trace}
+	}
+}
+
+func (propagator) Extract(ctx context.Context, h bus.Header) context.Context {
+	return context.WithValue(ctx, traceKey{}, h.Value("Traceparent"))
+}
+
+func TestTee_givesBothTheSameTrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		old, fresh := traced(t), traced(t)
+		tee, err := migrate.NewTee(t.Context(), old, fresh, migrate.TeeConfig{})
+		require.NoError(t, err)
+		s, err := migrate.NewShadow(t.Context(), old, fresh, migrate.ShadowConfig{Patterns: []string{"live.*"}})
+		require.NoError(t, err)
+		<-time.After(2 * time.Second)
+		var traces []any
+		_, err = fresh.Subscribe(t.Context(), "live.*", func(ctx context.Context, _ *bus.Message) error {
+			traces = append(traces, ctx.Value(traceKey{}))
+			return nil
+		})
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), traceKey{}, "the publisher's"))
+		require.NoError(t, tee.Publish(ctx, "live.a", nil))
+		cancel() // the publisher is through; the new bus may not be
+		require.NoError(t, tee.Flush(t.Context()))
+		r := s.Close(t.Context())
+		require.EqualValues(t, 1, r.Same)
+		require.NoError(t, r.Err())
+		require.Equal(t, []any{"the publisher's"}, traces)
+		require.NoError(t, tee.Close(t.Context()))
+	})
+}

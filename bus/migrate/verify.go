@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,8 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/jitney-go/jitney/bus"
@@ -20,6 +23,8 @@ type Summary struct {
 	At     bus.Cursor `json:"at"`     // of the source, up to which it is copied and compared
 	Copied uint64     `json:"copied"` // by this Bridge; an earlier one may have begun
 	Loops  uint64     `json:"loops"`  // messages of the source that are not to be copied, as they came from the destination
+
+	TooLarge uint64 `json:"too_large"` // left out by this Bridge: see BridgeConfig.SkipTooLarge
 
 	Source      End `json:"source"`
 	Destination End `json:"destination"`
@@ -64,6 +69,9 @@ func (s *Summary) Err() error {
 	if len(wrong) == 0 {
 		return nil
 	}
+	if s.TooLarge > 0 {
+		wrong = append(wrong, fmt.Sprintf("of which %d were left out as too large for the destination", s.TooLarge))
+	}
 	if len(s.Warnings) > 0 {
 		wrong = append(wrong, "as was warned: "+strings.Join(s.Warnings, "; "))
 	}
@@ -107,7 +115,7 @@ type comparison struct {
 
 // verify compares what both ends hold of what is copied.
 func (l *lane) verify(ctx context.Context) (Summary, error) {
-	s := Summary{Stream: l.name, Copied: l.copied, Gaps: l.gaps, Warnings: l.warnings}
+	s := Summary{Stream: l.name, Copied: l.copied, TooLarge: l.tooLarge, Gaps: l.gaps, Warnings: l.warnings}
 	if l.at > 0 {
 		s.At = bus.NewCursor(l.epoch, l.at)
 	}
@@ -120,6 +128,7 @@ func (l *lane) verify(ctx context.Context) (Summary, error) {
 	if err != nil {
 		return s, err
 	}
+	l.progress = Progress{Stream: l.name, Comparing: true, Total: before.Msgs}
 	if before.Msgs > 0 && l.at > 0 {
 		if c.from.reader, err = l.reader(ctx, l.b.from, "source", 0, s.At); err != nil {
 			return s, err
@@ -135,6 +144,8 @@ func (l *lane) verify(ctx context.Context) (Summary, error) {
 	if err := c.run(ctx); err != nil {
 		return s, err
 	}
+	l.progress.Total = l.progress.Done
+	l.show(true)
 	for _, at := range c.foreign {
 		if at > c.known {
 			s.Foreign++
@@ -193,10 +204,7 @@ func (c *comparison) run(ctx context.Context) error {
 func (c *comparison) pair(a, b *bus.Message) {
 	at := a.Cursor.Sequence()
 	header := stamped(a)
-	x, y := sha256.New(), sha256.New()
-	digest(x, at, a.Subject, header, a.Data)
-	digest(y, at, b.Subject, b.Header, b.Data)
-	if [sha256.Size]byte(x.Sum(nil)) != [sha256.Size]byte(y.Sum(nil)) {
+	if a.Subject != b.Subject || !maps.EqualFunc(header, b.Header, slices.Equal) || !bytes.Equal(a.Data, b.Data) {
 		c.s.Different++
 	}
 	c.from.add(at, a.Subject, header, a.Data)
@@ -214,7 +222,9 @@ func (c *comparison) nextSource(ctx context.Context) (*bus.Message, error) {
 			return nil, fmt.Errorf("read the source: %w", err)
 		}
 		c.read++
-		at := cameBy(m, c.l.toEpoch)
+		c.l.progress.Done = c.read
+		c.l.show(false)
+		at := cameBy(m, c.l.end.Epoch())
 		if at == 0 {
 			return m, nil
 		}
