@@ -57,8 +57,8 @@ func openLives(dir string, streams []server.StreamDetail) (l *lives, lost []stri
 	if err == nil {
 		err = json.Unmarshal(text, &record)
 	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		record.Open, record.Boot = true, "" // nothing is known
+	if err != nil && !(errors.Is(err, fs.ErrNotExist) && len(streams) == 0) {
+		record.Open, record.Boot = true, "" // nothing is known, as of a copy that was put back without the record
 	}
 	l = &lives{dir: dir, clean: !record.Open, known: map[string]*life{}}
 	if l.marks, err = os.OpenFile(filepath.Join(dir, marksFile), os.O_RDWR|os.O_CREATE, 0o600); err != nil {

@@ -100,3 +100,17 @@ func TestLives_aDamagedRecordLosesNothing(t *testing.T) {
 		require.NoError(t, b.Close(context.Background()))
 	}
 }
+
+func TestLives_anOlderCopyThatIsPutBackIsAnotherEpoch(t *testing.T) {
+	dir, backup := t.TempDir(), filepath.Join(t.TempDir(), "backup")
+	stored(t, dir, 10)
+	require.NoError(t, os.CopyFS(backup, os.DirFS(dir)))
+	c := stored(t, dir, 10) // somebody has seen it
+	require.NoError(t, os.RemoveAll(dir))
+	require.NoError(t, os.CopyFS(dir, os.DirFS(backup)))
+	require.NoError(t, os.Remove(filepath.Join(dir, "jitney.lives"))) // as docs/operate.md says
+	stored(t, dir, 15)                                                // more than were lost
+	got := resumed(t, dir, c)
+	require.Equal(t, 1, got.told(bus.ErrGap), "without it five messages would be missed in silence")
+	require.Len(t, got.texts(), 10+15+1)
+}
