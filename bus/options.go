@@ -37,6 +37,9 @@ type PublishOptions struct {
 
 // NewPublishOptions adds up opts.
 func NewPublishOptions(opts []PublishOption) PublishOptions {
+	if len(opts) == 0 {
+		return PublishOptions{} // without what lets o escape to the heap
+	}
 	var o PublishOptions
 	for _, opt := range opts {
 		opt.publish(&o)

@@ -29,6 +29,7 @@ type Bus struct {
 	limits   Limits
 	traces   bus.Propagator // nil: not carried
 	metrics  bus.Metrics    // nil: nobody is told
+	crew     crew
 
 	table   atomic.Pointer[table]
 	refresh share.Call[*table]

@@ -9,9 +9,9 @@ import (
 	"github.com/jitney-go/jitney/bus"
 )
 
-// staleLocked reports whether the stream's limits may have taken a waiting message. The
+// stale reports whether the stream's limits may have taken a waiting message. The
 // store decides, when it is read again; this only says when to ask.
-func (s *subscription) staleLocked(l *leg, it item) bool {
+func (s *subscription) stale(l *leg, it item) bool {
 	cfg := &l.feed.config.Load().Config
 	seq := it.m.Cursor.Sequence()
 	if cfg.MaxMsgs > 0 {
@@ -23,14 +23,13 @@ func (s *subscription) staleLocked(l *leg, it item) bool {
 	if cfg.MaxAge == 0 && cfg.MaxBytes == 0 {
 		return false
 	}
-	now := time.Now()
-	if cfg.MaxAge > 0 && now.Sub(it.m.Time) >= cfg.MaxAge {
+	if cfg.MaxAge > 0 && time.Since(it.m.Time) >= cfg.MaxAge {
 		return true
 	}
 	if cfg.MaxBytes > 0 && it.before > 0 && l.feed.stored.Load()-it.before >= cfg.MaxBytes {
 		return true
 	}
-	return cfg.MaxBytes > 0 && now.Sub(it.at) > freshness && l.feed.newest.Load() > seq
+	return cfg.MaxBytes > 0 && clock()-it.at > freshness && l.feed.newest.Load() > seq
 }
 
 // fill reads the next batch of a leg that isn't live, or makes it live.
@@ -59,7 +58,7 @@ func (s *subscription) fill(l *leg) {
 		}
 		l.open = min(l.open, l.queue.len)
 		if l.queue.len > 0 && s.ready != nil {
-			s.wakeLocked()
+			s.wakeLocked() // s is running
 		}
 		s.mu.Unlock()
 		f.mu.Unlock()
@@ -133,7 +132,7 @@ func (s *subscription) resnap(l *leg) {
 		l.holes = []Hole{{After: first - 1, Before: before}}
 	}
 	l.batch, l.resnap = left, nil
-	l.readAt, l.fresh, l.failing = time.Now(), true, false
+	l.readAt, l.fresh, l.failing = clock(), true, false
 }
 
 // take makes a batch that was read the next one of its leg.
@@ -145,7 +144,7 @@ func (s *subscription) take(l *leg, epoch string, after uint64, batch Batch) {
 		return // it was rebased meanwhile
 	}
 	l.batch, l.holes, l.pos = messages, batch.Holes, batch.Through
-	l.readAt, l.fresh, l.failing = time.Now(), true, false
+	l.readAt, l.fresh, l.failing = clock(), true, false
 }
 
 // accept leaves what keeps the grammar of messages that were read, and marks what was stored at the call.

@@ -170,6 +170,7 @@ func (s *subscription) drain() {
 	if s.ended {
 		return
 	}
+	s.settleLocked()
 	for _, l := range s.legs {
 		if l.feed == nil {
 			l.drainTo = uint64(l.queue.len)

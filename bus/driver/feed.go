@@ -38,16 +38,17 @@ type feed struct {
 	newest atomic.Uint64          // head, for those who don't hold mu
 	stored atomic.Int64           // bytes of all messages that were delivered, from 1
 
-	mu      sync.Mutex // before any subscription's
-	run     int        // counts tails: what a stopped one still delivers is dropped
-	ready   chan struct{}
-	err     error // why it isn't ready; it doesn't change after ready is closed
-	stop    func()
-	epoch   string
-	head    uint64 // everything up to here has been given to the legs
-	legs    map[*leg]struct{}
-	index   Index[*leg]
-	matches []*leg // scratch
+	mu       sync.Mutex // before any subscription's
+	run      int        // counts tails: what a stopped one still delivers is dropped
+	ready    chan struct{}
+	err      error // why it isn't ready; it doesn't change after ready is closed
+	stop     func()
+	epoch    string
+	head     uint64 // everything up to here has been given to the legs
+	legs     map[*leg]struct{}
+	index    Index[*leg]
+	matches  []*leg          // scratch
+	starting []*subscription // scratch
 
 	// ring holds the messages behind ringAfter, without a hole. Its elements never change, so
 	// that a copy of the slice can be read without the lock.
@@ -315,7 +316,7 @@ func (t *tailSink) End(error) {
 }
 
 func (f *feed) deliver(run int, entries []Entry) {
-	now := time.Now()
+	now := clock()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if run != f.run {
@@ -345,9 +346,14 @@ func (f *feed) deliver(run int, entries []Entry) {
 		it := item{m: e.Message, at: now, before: size}
 		f.matches = f.index.Match(e.Message.Subject, f.matches[:0])
 		for _, l := range f.matches {
-			l.push(it, before)
+			if l.push(it, before) {
+				f.starting = append(f.starting, l.sub)
+			}
 		}
 	}
+	f.b.crew.add(f.starting...)
+	clear(f.starting)
+	f.starting = f.starting[:0]
 	if f.moved != nil {
 		close(f.moved)
 		f.moved = nil

@@ -338,7 +338,7 @@ func (g *group) stopUnusedLocked() {
 	if !g.unusedLocked() || len(g.sources) == 0 {
 		return
 	}
-	g.b.ending.Go(func() { g.stopUnused(context.Background()) })
+	g.b.spawn(func() { g.stopUnused(context.Background()) }) // Close ends what is left by itself
 }
 
 // stopUnused returns when the group doesn't ask for messages that nobody would handle.

@@ -21,6 +21,7 @@ type leg struct {
 	sub      *subscription
 	feed     *feed     // nil: uncaptured, or a group's
 	listener *listener // nil: captured, or a group's
+	place    int       // among the listener's legs, under its lock
 	group    *group    // nil: not a member
 	taken    *Delivery // what a member was given last
 
@@ -37,7 +38,7 @@ type leg struct {
 	target   uint64 // the last sequence that was stored when Subscribe was called
 	joinAt   uint64
 	batch    []*bus.Message // read, not yet handed over
-	readAt   time.Time
+	readAt   time.Duration  // on the driver's clock
 	snapshot bool           // the batch is the last message of each subject
 	resnap   []*bus.Message // what was left of it when it had to be asked for again
 	fresh    bool           // nothing of the batch has been handed over: the store has just said that it stands
@@ -50,81 +51,47 @@ type leg struct {
 	drainTo uint64  // while draining: captured: the last sequence; uncaptured: how many are left
 }
 
-// item is a waiting message.
-type item struct {
-	m      *bus.Message
-	at     time.Time
-	before int64 // bytes that the feed had seen when it came, from 1; 0: not known
-}
-
-// queue is a first-in first-out queue of messages that counts their bytes.
-type queue struct {
-	items []item // a ring
-	first int
-	len   int
-	bytes int
-}
-
-func (q *queue) push(it item) {
-	if q.len == len(q.items) {
-		grown := make([]item, max(8, 2*len(q.items)))
-		n := copy(grown, q.items[q.first:])
-		copy(grown[n:], q.items[:q.first])
-		q.items, q.first = grown, 0
-	}
-	q.items[(q.first+q.len)%len(q.items)] = it
-	q.len++
-	q.bytes += messageSize(it.m)
-}
-
-func (q *queue) peek() item { return q.items[q.first] }
-
-func (q *queue) pop() item {
-	it := q.items[q.first]
-	q.items[q.first] = item{}
-	q.first = (q.first + 1) % len(q.items)
-	q.len--
-	q.bytes -= messageSize(it.m)
-	if q.len == 0 && len(q.items) > 64 {
-		*q = queue{} // give the memory of a burst back
-	}
-	return it
-}
-
-func (q *queue) clear() { *q = queue{} }
-
-// push queues a message, if the leg takes from its queue. before is the feed's head before it.
-func (l *leg) push(it item, before uint64) {
+// push queues a message, if the leg takes from its queue. before is the feed's head before it. It reports whether the
+// caller is to add the subscription to the crew.
+func (l *leg) push(it item, before uint64) (start bool) {
 	m := it.m
 	s := l.sub
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.draining && l.feed == nil {
-		return
+		return false
 	}
 	if l.feed != nil {
 		if l.state == behind || m.Cursor.Sequence() <= l.from {
-			return
+			return false
 		}
-		if l.full(m) {
+		if l.fullLocked(m) {
 			l.fallBehindLocked(before)
-			s.startLocked()
-			return
+			return s.beginLocked()
 		}
 	}
-	for l.feed == nil && l.queue.len > 0 && l.full(m) {
+	for l.feed == nil && l.fullLocked(m) {
 		l.queue.pop()
 		l.open = max(0, l.open-1)
 		l.dropped++
 		s.dropped.Add(1)
 	}
 	l.queue.push(it)
-	s.wakeLocked()
+	return s.wakeLocked()
 }
 
-// full reports whether the queue has no place for m. What waits for a tick is bounded
+// fullLocked reports whether the queue has no place for m.
+func (l *leg) fullLocked(m *bus.Message) bool {
+	if !l.exceededBy(m) {
+		return false
+	}
+	l.sub.settleLocked() // what is with the handler doesn't wait
+	return l.exceededBy(m)
+}
+
+// exceededBy reports whether m is too much for the queue. What waits for a tick is bounded
 // more loosely than what waits for a handler.
-func (l *leg) full(m *bus.Message) bool {
+func (l *leg) exceededBy(m *bus.Message) bool {
 	if l.queue.len == 0 {
 		return false
 	}
@@ -164,6 +131,7 @@ func (l *leg) fallBehindLocked(head uint64) {
 
 // reread forgets what the leg holds from seq on and lets the store decide.
 func (l *leg) rereadLocked(seq uint64) {
+	l.sub.settleLocked()
 	l.batch, l.holes, l.resnap, l.snapshot = nil, nil, nil, false
 	l.queue.clear()
 	l.open = 0
@@ -177,6 +145,7 @@ func (l *leg) rebase(epoch string) {
 	if l.sub.ended {
 		return
 	}
+	l.sub.settleLocked()
 	last := l.sub.last
 	if last.Epoch() != l.epoch {
 		last = cursorOrZero(l.epoch, max(l.pos, l.from))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -25,9 +24,10 @@ type listener struct {
 	err     error
 	stopped sync.Once
 
-	mu    sync.Mutex // before any subscription's
-	legs  map[*leg]struct{}
-	early []item // what came for a group whose leg isn't there yet: nobody else is given it
+	mu       sync.Mutex // before any subscription's
+	legs     []*leg
+	starting []*subscription // scratch
+	early    []item          // what came for a group whose leg isn't there yet: nobody else is given it
 }
 
 // acquireListener returns the listener of a pattern and group, listening, and counts its user until release.
@@ -35,7 +35,7 @@ func (b *Bus) acquireListener(ctx context.Context, key listenKey) (*listener, er
 	b.mu.Lock()
 	n := b.listeners[key]
 	if n == nil {
-		n = &listener{b: b, listenKey: key, ready: make(chan struct{}), legs: map[*leg]struct{}{}}
+		n = &listener{b: b, listenKey: key, ready: make(chan struct{})}
 		b.listeners[key] = n
 		go n.start()
 	}
@@ -130,6 +130,7 @@ func (s *subscription) stopListening() {
 func (s *subscription) takeUncaptured() []*bus.Message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.settleLocked()
 	var taken []*bus.Message
 	for _, l := range s.legs {
 		for l.listener != nil && l.queue.len > 0 {
@@ -140,9 +141,27 @@ func (s *subscription) takeUncaptured() []*bus.Message {
 	return taken
 }
 
+// addLocked gives a leg what comes from now on.
+func (n *listener) addLocked(l *leg) {
+	l.place = len(n.legs)
+	n.legs = append(n.legs, l)
+}
+
+// remove gives a leg nothing any more.
+func (n *listener) remove(l *leg) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if l.place >= len(n.legs) || n.legs[l.place] != l {
+		return // it wasn't added
+	}
+	last := len(n.legs) - 1
+	n.legs[l.place], n.legs[last].place = n.legs[last], l.place
+	n.legs[last] = nil
+	n.legs = n.legs[:last]
+}
+
 // Deliver implements Sink.
 func (n *listener) Deliver(entries ...Entry) {
-	now := time.Now()
 	t := n.b.table.Load()
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -151,14 +170,19 @@ func (n *listener) Deliver(entries ...Entry) {
 		if _, captured := t.captures(e.Message.Subject); captured || !n.acceptable(e.Message) {
 			continue
 		}
-		it := item{m: e.Message, at: now}
+		it := item{m: e.Message}
 		if n.group != "" && len(n.legs) == 0 {
 			n.early = append(n.early, it)
 		}
-		for l := range n.legs {
-			l.push(it, 0)
+		for _, l := range n.legs {
+			if l.push(it, 0) {
+				n.starting = append(n.starting, l.sub)
+			}
 		}
 	}
+	n.b.crew.add(n.starting...)
+	clear(n.starting)
+	n.starting = n.starting[:0]
 }
 
 func (n *listener) acceptable(m *bus.Message) bool {
@@ -176,7 +200,7 @@ func (n *listener) acceptable(m *bus.Message) bool {
 func (n *listener) Lost() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for l := range n.legs {
+	for _, l := range n.legs {
 		l.notice(&bus.SlowError{})
 	}
 }

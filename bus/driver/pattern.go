@@ -38,7 +38,10 @@ func Overlap(a, b string) bool {
 
 // Index finds the values whose patterns match a subject, in time that depends on the
 // subject's tokens and not on the number of patterns. It isn't safe for concurrent use.
-type Index[T comparable] struct{ root node[T] }
+type Index[T comparable] struct {
+	exact map[string][]T // patterns without wildcards
+	root  node[T]        // the others
+}
 
 type node[T comparable] struct {
 	tokens map[string]*node[T] // by next token, "*" among them
@@ -48,6 +51,13 @@ type node[T comparable] struct {
 
 // Add adds v under a valid pattern.
 func (x *Index[T]) Add(pattern string, v T) {
+	if !strings.ContainsAny(pattern, "*>") {
+		if x.exact == nil {
+			x.exact = map[string][]T{}
+		}
+		x.exact[pattern] = append(x.exact[pattern], v)
+		return
+	}
 	n := &x.root
 	for {
 		token, rest, more := strings.Cut(pattern, ".")
@@ -73,7 +83,13 @@ func (x *Index[T]) Add(pattern string, v T) {
 }
 
 // Remove removes v from under pattern.
-func (x *Index[T]) Remove(pattern string, v T) { x.root.remove(pattern, v) }
+func (x *Index[T]) Remove(pattern string, v T) {
+	if strings.ContainsAny(pattern, "*>") {
+		x.root.remove(pattern, v)
+	} else if x.exact[pattern] = without(x.exact[pattern], v); len(x.exact[pattern]) == 0 {
+		delete(x.exact, pattern)
+	}
+}
 
 func (n *node[T]) remove(pattern string, v T) {
 	token, rest, more := strings.Cut(pattern, ".")
@@ -110,7 +126,9 @@ func without[T comparable](s []T, v T) []T {
 }
 
 // Match appends the values whose patterns match a valid subject to found.
-func (x *Index[T]) Match(subject string, found []T) []T { return x.root.match(subject, found) }
+func (x *Index[T]) Match(subject string, found []T) []T {
+	return x.root.match(subject, append(found, x.exact[subject]...))
+}
 
 func (n *node[T]) match(subject string, found []T) []T {
 	found = append(found, n.tail...)

@@ -212,10 +212,12 @@ func (s *subscription) connectUncaptured(ctx context.Context) error {
 		s.mu.Unlock()
 		return errEnded
 	}
-	n.legs[l] = struct{}{}
+	n.addLocked(l)
 	s.mu.Unlock()
 	for _, it := range n.early {
-		l.push(it, 0)
+		if l.push(it, 0) {
+			s.b.crew.add(s)
+		}
 	}
 	n.early = nil
 	return nil
@@ -352,7 +354,7 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 			l.pos, err = s.b.backend.Seek(ctx, stream, q)
 		} else {
 			l.batch, err = s.b.backend.LastPerSubject(ctx, stream, q)
-			l.pos, l.readAt, l.fresh, l.snapshot = last, time.Now(), true, true
+			l.pos, l.readAt, l.fresh, l.snapshot = last, clock(), true, true
 			l.batch = l.accept(l.batch)
 		}
 		if err != nil {

@@ -48,7 +48,7 @@ type subscription struct {
 	mu       sync.Mutex
 	legs     []*leg
 	turn     int  // the leg that is asked first
-	running  bool // a goroutine runs
+	running  bool // the crew has it
 	waiting  bool // the gate knows that something waits
 	whole    bool // all legs are there; a gate may have the goroutine run before
 	caught   bool // caughtUp is closed
@@ -59,24 +59,37 @@ type subscription struct {
 	err      error
 	draining bool
 	last     bus.Cursor // of the last message that was handed over from a stream
+
+	// The first messages of a live leg's queue are lent to the runner, who claims one after the other without the lock.
+	// Whoever else needs the queue settles before: what isn't claimed by then isn't lent any more.
+	lender *leg
+	hand   *hand // nil while the crew hasn't s
 }
 
-// startLocked starts the goroutine that hands over, if there is none.
+// startLocked has the crew hand over, if it doesn't already.
 func (s *subscription) startLocked() {
-	if !s.running && !s.over {
-		s.running = true
-		go s.run()
+	if s.beginLocked() {
+		s.b.crew.add(s)
 	}
 }
 
-// wakeLocked says that a queue isn't empty.
-func (s *subscription) wakeLocked() {
+// beginLocked reports whether the caller is to add s to the crew.
+func (s *subscription) beginLocked() bool {
+	begin := !s.running && !s.over
+	s.running = s.running || begin
+	return begin
+}
+
+// wakeLocked says that a queue isn't empty. It reports whether the caller is to add s to the crew.
+func (s *subscription) wakeLocked() bool {
 	if s.ready == nil || s.draining {
-		s.startLocked()
-	} else if !s.waiting {
+		return s.beginLocked()
+	}
+	if !s.waiting {
 		s.waiting = true
 		s.ready()
 	}
+	return false
 }
 
 // release is called by the gate: what waits now may be handed over.
@@ -84,6 +97,7 @@ func (s *subscription) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiting = false
+	s.settleLocked()
 	for _, l := range s.legs {
 		if l.open == 0 {
 			l.allowMsgs, l.allowBytes = max(s.maxMsgs, l.queue.len), max(s.maxBytes, l.queue.bytes)
@@ -97,8 +111,8 @@ func (s *subscription) release() {
 func (s *subscription) run() {
 	finished := false
 	defer func() {
-		if !finished { // a handler ended its goroutine
-			go s.run()
+		if !finished { // a handler has ended the goroutine
+			s.b.crew.add(s)
 		}
 	}()
 	for s.step() {
@@ -109,6 +123,7 @@ func (s *subscription) run() {
 // step does one thing and reports whether there may be another one.
 func (s *subscription) step() bool {
 	s.mu.Lock()
+	s.settleLocked()
 	if notices := s.noticesLocked(); len(notices) > 0 {
 		s.mu.Unlock()
 		for _, err := range notices {
@@ -120,7 +135,8 @@ func (s *subscription) step() bool {
 		return true
 	}
 	if s.ended {
-		s.running, s.over = false, true
+		s.over = true
+		s.restLocked()
 		s.mu.Unlock()
 		close(s.done)
 		return false
@@ -135,6 +151,12 @@ func (s *subscription) step() bool {
 		l := s.legs[(s.turn+i)%len(s.legs)]
 		if s.draining && l.drainedLocked() {
 			continue
+		}
+		if h := s.lendLocked(l); h != nil {
+			s.turn = (s.turn + i + 1) % len(s.legs)
+			s.mu.Unlock()
+			s.handOver(l, h)
+			return true
 		}
 		if m, err := s.nextLocked(l); m != nil || err != nil {
 			s.turn = (s.turn + i + 1) % len(s.legs)
@@ -155,9 +177,80 @@ func (s *subscription) step() bool {
 			return true
 		}
 	}
-	s.running = false
+	s.restLocked()
 	s.mu.Unlock()
 	return false
+}
+
+// restLocked says that the crew has nothing to do any more.
+func (s *subscription) restLocked() {
+	s.running = false
+	if s.hand != nil {
+		clear(s.hand.items[:])
+		hands.Put(s.hand)
+		s.hand = nil
+	}
+}
+
+// hand is what the runner is lent. It isn't a part of the subscription, whose memory publishers write to.
+type hand struct {
+	items   [blockLen]item
+	n       int
+	claimed atomic.Int32
+}
+
+var hands = sync.Pool{New: func() any { return new(hand) }}
+
+// lendLocked lends the first messages of a leg's queue, if there are several and the store needn't be asked.
+func (s *subscription) lendLocked(l *leg) *hand {
+	if l.group != nil || l.state != live || len(l.batch) > 0 || len(l.holes) > 0 || s.draining {
+		return nil
+	}
+	most := l.queue.len
+	if s.ready != nil {
+		most = l.open
+	}
+	if most < 2 || l.feed != nil && s.stale(l, l.queue.peek()) {
+		return nil
+	}
+	if s.hand == nil {
+		s.hand = hands.Get().(*hand)
+	}
+	s.lender = l
+	s.hand.n = l.queue.copyTo(s.hand.items[:min(most, blockLen)])
+	s.hand.claimed.Store(0)
+	return s.hand
+}
+
+// handOver calls the handler with what was lent, until it isn't any more.
+func (s *subscription) handOver(l *leg, h *hand) {
+	for i := range h.n {
+		if l.feed != nil && i > 0 && s.stale(l, h.items[i]) || !h.claimed.CompareAndSwap(int32(i), int32(i+1)) {
+			return
+		}
+		s.call(h.items[i].m)
+	}
+}
+
+// settleLocked ends a loan: what was claimed is taken from the queue.
+func (s *subscription) settleLocked() {
+	l := s.lender
+	if l == nil {
+		return
+	}
+	s.lender = nil
+	n := int(s.hand.claimed.Swap(-1))
+	for range n {
+		s.handedLocked(l.queue.pop().m)
+	}
+	l.open = max(0, l.open-n)
+}
+
+// handedLocked notes a message that is handed over.
+func (s *subscription) handedLocked(m *bus.Message) {
+	if !m.Cursor.IsZero() {
+		s.last = m.Cursor
+	}
 }
 
 // noticesLocked takes what is to be told before the next message.
@@ -190,7 +283,7 @@ func (s *subscription) nextLocked(l *leg) (*bus.Message, error) {
 			return nil, &bus.GapError{Stream: l.feed.name, After: cursorOrZero(l.epoch, h.After), Before: bus.NewCursor(l.epoch, h.Before), Missed: h.Before - h.After - 1}
 		}
 		m := l.batch[0]
-		if !l.fresh && s.staleLocked(l, item{m: m, at: l.readAt}) {
+		if !l.fresh && s.stale(l, item{m: m, at: l.readAt}) {
 			if l.snapshot {
 				l.resnap, l.batch = l.batch, nil
 			} else {
@@ -199,13 +292,14 @@ func (s *subscription) nextLocked(l *leg) (*bus.Message, error) {
 			return nil, nil
 		}
 		l.batch, l.fresh = l.batch[1:], false
+		s.handedLocked(m)
 		return m, nil
 	}
 	if l.state == joining || l.queue.len == 0 || s.ready != nil && l.open == 0 && !s.draining {
 		return nil, nil
 	}
 	it := l.queue.peek()
-	if l.feed != nil && s.staleLocked(l, it) {
+	if l.feed != nil && s.stale(l, it) {
 		l.rereadLocked(it.m.Cursor.Sequence())
 		return nil, nil
 	}
@@ -214,6 +308,7 @@ func (s *subscription) nextLocked(l *leg) (*bus.Message, error) {
 	if l.listener != nil && s.draining {
 		l.drainTo--
 	}
+	s.handedLocked(it.m)
 	return it.m, nil
 }
 
@@ -231,11 +326,6 @@ var errGoexit = fmt.Errorf("%w: it has ended its goroutine", bus.ErrPanic)
 func (s *subscription) call(m *bus.Message) (failure error) {
 	if s.b.metrics != nil && s.fills == nil {
 		defer s.measure(m, time.Now(), &failure)
-	}
-	if !m.Cursor.IsZero() {
-		s.mu.Lock()
-		s.last = m.Cursor
-		s.mu.Unlock()
 	}
 	returned := false
 	defer func() {
@@ -289,6 +379,7 @@ func (s *subscription) end(reason error) {
 		s.mu.Unlock()
 		return
 	}
+	s.settleLocked()
 	s.ended, s.err = true, reason
 	var back *Delivery
 	for i, l := range s.legs {
@@ -331,9 +422,7 @@ func (s *subscription) end(reason error) {
 			f.mu.Unlock()
 			s.b.releaseFeed(f)
 		} else {
-			l.listener.mu.Lock()
-			delete(l.listener.legs, l)
-			l.listener.mu.Unlock()
+			l.listener.remove(l)
 			s.b.releaseListener(l.listener)
 		}
 	}

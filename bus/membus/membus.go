@@ -63,7 +63,8 @@ type backend struct {
 
 	sinksMu sync.Mutex
 	sinks   driver.Index[*listening]
-	matches []*listening // scratch
+	matches []*listening    // scratch
+	entry   [1]driver.Entry // scratch
 }
 
 type listening struct{ sink driver.Sink }
@@ -166,13 +167,15 @@ func (b *backend) Append(_ context.Context, s driver.Stream, p *driver.Publicati
 }
 
 func (b *backend) Send(_ context.Context, p *driver.Publication) error {
-	e := driver.Entry{Message: newMessage(p)}
+	m := newMessage(p)
 	b.sinksMu.Lock()
 	defer b.sinksMu.Unlock()
 	b.matches = b.sinks.Match(p.Subject, b.matches[:0])
+	b.entry[0].Message = m
 	for _, l := range b.matches {
-		l.sink.Deliver(e)
+		l.sink.Deliver(b.entry[:]...)
 	}
+	b.entry[0].Message = nil
 	return nil
 }
 

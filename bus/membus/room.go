@@ -190,10 +190,14 @@ func (v *visit[Data, User]) due() bool {
 }
 
 func (v *visit[Data, User]) sync() {
+	returned := false
 	defer func() {
 		if r := recover(); r != nil {
 			v.room.rooms.report(v.room.Name, r, debug.Stack())
+		} else if !returned {
+			v.room.rooms.report(v.room.Name, "it has ended its goroutine", debug.Stack())
 		}
 	}()
 	v.syncer.Sync()
+	returned = true
 }

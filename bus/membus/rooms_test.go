@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -279,12 +280,17 @@ func TestRooms_aSyncThatPanicsIsToldAndHarmsNobody(t *testing.T) {
 		for _, m := range []*teller{bad, gone, good} {
 			require.Len(t, m.told(), 3)
 		}
-		require.Len(t, problems, 3)
-		p := <-problems
-		require.ErrorIs(t, p.Err, bus.ErrPanic)
-		require.ErrorContains(t, p.Err, `room "a"`)
-		require.ErrorContains(t, p.Err, "no view")
-		require.Contains(t, string(p.Stack), "rooms_test.go")
+		require.Len(t, problems, 6)
+		told := ""
+		for range 6 {
+			p := <-problems
+			require.ErrorIs(t, p.Err, bus.ErrPanic)
+			require.ErrorContains(t, p.Err, `room "a"`)
+			require.Contains(t, string(p.Stack), "rooms_test.go")
+			told += p.Err.Error()
+		}
+		require.Equal(t, 3, strings.Count(told, "no view"))
+		require.Equal(t, 3, strings.Count(told, "it has ended its goroutine"))
 	})
 }
 
