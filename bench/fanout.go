@@ -8,7 +8,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/jitney-go/jitney/bus"
-	"github.com/jitney-go/jitney/bus/membus"
 )
 
 const (
@@ -126,70 +125,4 @@ func openFanout(subject string) func(e *env) (ours, floor side, err error) {
 		floor, err = rawFanout(r, "fanout", n, e.size(12, 2))
 		return ours, floor, err
 	}
-}
-
-func openMemFanout(e *env) (ours, floor side, err error) {
-	b, err := membus.Open(0)
-	if err != nil {
-		return nil, nil, err
-	}
-	e.after(func() error { return closeBus(b) })
-	n, rounds := e.size(1000, 10), e.size(64, 2)
-	if ours, err = busFanout(e.ctx, b, "fanout", n, rounds); err != nil {
-		return nil, nil, err
-	}
-	t := newTally(n)
-	receivers := make([]chan []byte, n)
-	for i := range receivers {
-		c, count := make(chan []byte, blocks*block), t.counter()
-		receivers[i] = c
-		go func() {
-			for range c {
-				count()
-			}
-		}()
-	}
-	e.after(func() error {
-		for _, c := range receivers {
-			close(c)
-		}
-		return nil
-	})
-	data := make([]byte, payload)
-	floor = func(ctx context.Context) (float64, error) {
-		return t.run(ctx, rounds, func() error {
-			shared := append([]byte(nil), data...)
-			for _, c := range receivers {
-				c <- shared
-			}
-			return nil
-		})
-	}
-	return ours, floor, nil
-}
-
-// openMemPublish is one publisher and one subscriber.
-func openMemPublish(e *env) (ours, floor side, err error) {
-	b, err := membus.Open(0)
-	if err != nil {
-		return nil, nil, err
-	}
-	e.after(func() error { return closeBus(b) })
-	rounds := e.size(4000, 2)
-	if ours, err = busFanout(e.ctx, b, "publish", 1, rounds); err != nil {
-		return nil, nil, err
-	}
-	t := newTally(1)
-	c, count := make(chan []byte, blocks*block), t.counter()
-	go func() {
-		for range c {
-			count()
-		}
-	}()
-	e.after(func() error { close(c); return nil })
-	data := make([]byte, payload)
-	floor = func(ctx context.Context) (float64, error) {
-		return t.run(ctx, rounds, func() error { c <- append([]byte(nil), data...); return nil })
-	}
-	return ours, floor, nil
 }

@@ -1,5 +1,5 @@
 // Command bench measures the buses against what they stand on: natsbus against raw nats.go
-// on the same embedded server, membus against plain channels. Both sides run in this
+// on the same embedded server, membus against queues under a mutex, and against a peer. Both sides run in this
 // process, in turn; what it prints is described in docs/performance.md.
 //
 //	go run . [-run regexp] [-pairs 9] [-json] [-list]

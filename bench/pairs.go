@@ -73,11 +73,23 @@ var pairs = []pair{
 		about: "one goroutine's acknowledged publishes while 500 subscribers a second come, take the last 50 and go; floor: ours without them",
 	},
 	{
-		name: "membus/fanout-1000", unit: "deliveries/s", open: openMemFanout,
-		about: "1,000 subscriptions of one subject in memory; floor: a loop over 1,000 buffered channels",
+		name: "membus/fanout-1000", unit: "deliveries/s", open: openMemFanout(1000, 64),
+		about: "1,000 members of a room in memory; floor: the same ownership by hand, a slice of queues under a mutex",
 	},
 	{
-		name: "membus/publish", unit: "messages/s", open: openMemPublish,
-		about: "one publisher to one subscriber in memory; floor: one buffered channel",
+		name: "membus/publish", unit: "messages/s", open: openMemFanout(1, 4000),
+		about: "one publisher to one member in memory; floor: a queue under a mutex",
+	},
+	{
+		name: "membus/one-member", unit: "messages/s", open: openOneMember,
+		about: "a million messages a second for ten seconds, without loss; floor: a queue under a mutex. A pair takes 20 s",
+	},
+	{
+		name: "membus/vs-gochannel", unit: "deliveries/s", open: openGoChannel,
+		about: "1,000 subscribers who get everything in order; floor: Watermill's GoChannel",
+	},
+	{
+		name: "membus/idle-rooms-10000", unit: "ms of CPU/s", less: true, open: openIdle,
+		about: "10,000 rooms with a tick of 100 ms in which nothing happens; floor: a goroutine and a ticker each",
 	},
 }
