@@ -398,6 +398,33 @@ func TestGate_mayReleaseWhatIsBeingConnected(t *testing.T) {
 	})
 }
 
+// A question that several share has a goroutine of its own, whose call the backend's Close mustn't meet.
+func TestClose_waitsForWhatTheBackendWasAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, answered := make(chan struct{}), false
+		tell := sync.OnceFunc(func() { close(asked) })
+		s := scripted{before: func(ctx context.Context, call string) error {
+			if call != "State" {
+				return nil
+			}
+			tell()
+			<-ctx.Done()
+			time.Sleep(time.Second) // of a bubble
+			answered = true
+			return ctx.Err()
+		}}
+		b := open(t, &s)
+		go func() {
+			_, err := b.Subscribe(context.Background(), "a.>", func(context.Context, *bus.Message) error { return nil })
+			require.ErrorIs(t, err, bus.ErrClosed)
+		}()
+		<-asked
+		require.NoError(t, b.Close(t.Context()))
+		require.True(t, answered)
+		synctest.Wait()
+	})
+}
+
 // yield lets others come to where they wait for a lock, which nothing tells.
 func yield() {
 	for range 1000 {

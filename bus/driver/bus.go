@@ -50,7 +50,7 @@ type Bus struct {
 	idle      chan struct{}             // not nil while Close waits for calls to be 0
 	closing   bool
 	over      bool           // feeds are being ended: none is begun any more
-	ending    sync.WaitGroup // what Close waits for: feeds that are being stopped or begun again
+	ending    sync.WaitGroup // what Close waits for: feeds that are being stopped or begun, questions to the backend
 
 	outside    context.Context // ends when blocked calls from outside handlers are to end
 	endOutside context.CancelCauseFunc

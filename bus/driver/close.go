@@ -239,6 +239,17 @@ func (b *Bus) spawn(f func()) bool {
 	return true
 }
 
+// begin has Close wait for a call of the backend until ending.Done, unless it has got so far that none is begun any more.
+func (b *Bus) begin() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return false
+	}
+	b.ending.Add(1)
+	return true
+}
+
 // endFeeds stops everything that receives.
 func (b *Bus) endFeeds() {
 	b.mu.Lock()

@@ -234,6 +234,10 @@ func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
 // install asks what captures what, makes it the table, and tells those whom it concerns.
 // The share runs one at a time.
 func (b *Bus) install() (*table, error) {
+	if !b.begin() {
+		return nil, bus.ErrClosed
+	}
+	defer b.ending.Done()
 	ctx, cancel := context.WithTimeout(b.life, askTimeout)
 	defer cancel()
 	streams, err := b.backend.Streams(ctx)

@@ -63,11 +63,15 @@ type feed struct {
 func (b *Bus) acquireFeed(ctx context.Context, name string) (*feed, error) {
 	b.mu.Lock()
 	f := b.feeds[name]
+	if f == nil && b.over {
+		b.mu.Unlock()
+		return nil, bus.ErrClosed
+	}
 	if f == nil {
 		f = &feed{b: b, name: name, slots: make(chan struct{}, maxReads), legs: map[*leg]struct{}{}, ready: make(chan struct{})}
 		f.states.Ask = f.askState
 		b.feeds[name] = f
-		go f.start(0)
+		b.ending.Go(func() { f.start(0) })
 	}
 	f.users++
 	if f.expiry != nil {
@@ -227,6 +231,10 @@ func (f *feed) look() (Stream, State, error) {
 }
 
 func (f *feed) askState() (State, error) {
+	if !f.b.begin() {
+		return State{}, bus.ErrClosed
+	}
+	defer f.b.ending.Done()
 	ctx, cancel := context.WithTimeout(f.b.life, askTimeout)
 	defer cancel()
 	st, err := f.b.backend.State(ctx, f.name)
