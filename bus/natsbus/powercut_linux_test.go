@@ -25,7 +25,8 @@ func run(t *testing.T, name string, args ...string) {
 	require.NoError(t, err, "%s %v: %s", name, args, out)
 }
 
-func copyFile(t *testing.T, from, to string) {
+// copyDisk copies the file of a disk, most of which is empty.
+func copyDisk(t *testing.T, from, to string) {
 	t.Helper()
 	src, err := os.Open(from)
 	require.NoError(t, err)
@@ -33,8 +34,16 @@ func copyFile(t *testing.T, from, to string) {
 	dst, err := os.Create(to)
 	require.NoError(t, err)
 	defer dst.Close()
-	_, err = io.Copy(dst, src)
-	require.NoError(t, err)
+	require.NoError(t, dst.Truncate(diskSize))
+	block, empty := make([]byte, 64<<10), make([]byte, 64<<10)
+	for at := int64(0); at < diskSize; at += int64(len(block)) {
+		_, err := src.ReadAt(block, at)
+		require.NoError(t, err)
+		if !bytes.Equal(block, empty) {
+			_, err := dst.WriteAt(block, at)
+			require.NoError(t, err)
+		}
+	}
 }
 
 // mountImage mounts a disk that is in a file until the test ends.
@@ -49,21 +58,26 @@ func mountImage(t *testing.T, file string) (dir string) {
 // machine is a child process with a disk of its own. The power can be cut again and again: an image of the
 // disk, taken while the process stands still, is what a cut would leave.
 type machine struct {
+	memory    string // where the disk is, and what is left of it
 	disk, log string
 	dir       string // of the store
+	cuts      int
 	child     *exec.Cmd
 	read      int64 // of log
 	record    record
 }
 
+const diskSize = 128 << 20
+
+// newMachine makes the disk in memory: how long it takes to sync is then its own affair.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	needRoot(t)
-	m := &machine{disk: filepath.Join(t.TempDir(), "disk"), log: filepath.Join(t.TempDir(), "log"), record: record{
+	m := &machine{memory: smallDisk(t, 8*diskSize), log: filepath.Join(t.TempDir(), "log"), record: record{
 		published: map[string]map[uint64]entry{}, first: map[string]bool{}, created: map[string]time.Time{}, removed: map[string]bool{},
 	}}
+	m.disk = filepath.Join(m.memory, "disk")
 	require.NoError(t, os.WriteFile(m.disk, nil, 0o600))
-	require.NoError(t, os.Truncate(m.disk, 256<<20))
+	require.NoError(t, os.Truncate(m.disk, diskSize))
 	run(t, "mkfs.ext4", "-q", "-F", m.disk)
 	m.dir = filepath.Join(mountImage(t, m.disk), "store")
 	return m
@@ -134,8 +148,9 @@ func (m *machine) cut(t *testing.T, restarted bool) (*record, time.Time, bus.Bus
 	require.True(t, status.Stopped())
 	at := time.Now()
 	r := m.told(t)
-	left := filepath.Join(t.TempDir(), "left")
-	copyFile(t, m.disk, left)
+	m.cuts++
+	left := filepath.Join(m.memory, fmt.Sprint("left", m.cuts))
+	copyDisk(t, m.disk, left)
 	require.NoError(t, m.child.Process.Signal(syscall.SIGCONT))
 
 	dir := filepath.Join(mountImage(t, left), "store")
