@@ -76,7 +76,8 @@ type Bridge struct {
 	running chan struct{} // holds a value while a method works; what follows is that method's
 	lanes   []*lane       // nil before the first one
 	cut     bool
-	outage  *outage // in which calls are made; nil: each has its own
+	outage  *outage         // in which calls are made; nil: each has its own
+	calls   context.Context // of publishes that have begun while CutOver ends Follow; nil: the method's
 
 	mu      sync.Mutex
 	cutting chan struct{} // closed when CutOver waits for Follow to end
@@ -107,6 +108,8 @@ func (b *Bridge) Follow(ctx context.Context) error {
 
 func (b *Bridge) follow(ctx context.Context) error {
 	return b.exclusively(ctx, "follow", func() error {
+		b.calls = ctx
+		defer func() { b.calls = nil }()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		b.mu.Lock()

@@ -21,6 +21,9 @@ func (l *lane) store(ctx context.Context, batch []*bus.Message) error {
 			l.passed(batch[0])
 			continue
 		}
+		if ctx.Err() != nil {
+			return l.cantCopy(batch, context.Cause(ctx))
+		}
 		at := l.at
 		err := l.put(ctx, batch)
 		if errors.Is(err, bus.ErrTooLarge) && l.b.cfg.SkipTooLarge {
@@ -99,7 +102,7 @@ func (l *lane) put(ctx context.Context, batch []*bus.Message) error {
 	for i, m := range batch {
 		copies[i] = &bus.Message{Subject: m.Subject, Header: stamped(m), Data: m.Data}
 	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
+	call, cancel := l.call(ctx)
 	defer cancel()
 	cursors, err := l.appender.Append(call, l.name, l.end, copies...)
 	if errors.Is(err, bus.ErrUnsupported) {
@@ -112,6 +115,14 @@ func (l *lane) put(ctx context.Context, batch []*bus.Message) error {
 		l.passed(batch[i])
 	}
 	return err
+}
+
+// call is the context of one publish, whose outcome is worth waiting for.
+func (l *lane) call(ctx context.Context) (context.Context, context.CancelFunc) {
+	if l.b.calls != nil {
+		ctx = l.b.calls
+	}
+	return context.WithTimeout(ctx, callTimeout)
 }
 
 // publish stores one message after the other, each only if its subject's last one at the destination is the one that it
@@ -134,7 +145,7 @@ func (l *lane) publishOne(ctx context.Context, m *bus.Message) error {
 	for range maxStuck {
 		var receipt bus.Receipt
 		expected := l.lasts[m.Subject]
-		call, cancel := context.WithTimeout(ctx, callTimeout)
+		call, cancel := l.call(ctx)
 		err := l.b.to.Publish(detached{call}, m.Subject, m.Data, append(opts[:len(opts):len(opts)], bus.ExpectLast(expected), bus.WithReceipt(&receipt))...)
 		cancel()
 		switch {

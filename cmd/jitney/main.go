@@ -1,5 +1,6 @@
-// Command jitney checks and compares message buses.
+// Command jitney checks and compares message buses, and moves streams between them.
 //
+//	jitney bridge -from URL -to URL    # copy streams from one bus to another
 //	jitney compare -bus URL -bus URL   # give the same chat to several buses
 //	jitney conformance -bus URL        # check a bus against the contract
 //	jitney help                        # list the subcommands
@@ -14,6 +15,7 @@ import (
 	_ "github.com/jitney-go/jitney/bus/membus"
 	_ "github.com/jitney-go/jitney/bus/natsbus"
 	"github.com/jitney-go/jitney/bustest/conformance"
+	"github.com/jitney-go/jitney/cmd/jitney/internal/bridge"
 	"github.com/jitney-go/jitney/cmd/jitney/internal/compare"
 )
 
@@ -25,6 +27,7 @@ type subcommand struct {
 }
 
 var subcommands = []subcommand{
+	{"bridge", "copy streams from one bus to another, and compare both ends", bridge.Main},
 	{"compare", "give the same chat to several buses, and show what differs", compare.Main},
 	{"conformance", "check a bus against the contract", conformance.Main},
 }

@@ -42,6 +42,8 @@ func TestJitney_runsASubcommandOrSaysWhichThereAre(t *testing.T) {
 		{"conformance -bus mem: -run ^RoundTrip$", 0, "\n1 passed, 0 failed, 0 skipped\n", ""},
 		{"conformance -bus nats:{dir} -run ^RoundTrip$", 0, "\n1 passed, 0 failed, 0 skipped\n", ""},
 		{"conformance -bus mem: -run ^Reopen$ -claim Durable", 1, "\n0 passed, 1 failed, 0 skipped\n", ""},
+		{"bridge", 2, "", "jitney bridge: want both -from URL and -to URL"},
+		{"bridge -h", 0, "Usage: jitney bridge -from URL -to URL", ""},
 		{"compare -h", 0, "Usage: jitney compare [-bus URL]", ""},
 		{"compare -bus nowhere:", 2, "", `unknown scheme "nowhere"`},
 		{"compare -bus mem: -bus nats: -d 100ms -tabs 2 -rooms 1", 0, "\nWhat the figures say\n", ""},
