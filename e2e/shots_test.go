@@ -166,6 +166,9 @@ func TestChat_looksRightEverywhere(t *testing.T) {
 		ann.look(l.width, l.height, l.scheme)
 		ann.waitFor("document.getAnimations().every(a => a.playState === 'finished')")
 		ann.fits()
+		require.Empty(t, eval[[]string](ann, `[...document.querySelectorAll('.log article')].map(a => [a.querySelector('.emoji'), a.querySelector('.line')])
+			.filter(([e, l]) => e.getBoundingClientRect().y >= l.getBoundingClientRect().bottom || l.getBoundingClientRect().y >= e.getBoundingClientRect().bottom)
+			.map(([e, l]) => l.textContent.slice(0, 40))`), "a line stands beside its emoji")
 		ann.picture("chat-trouble-" + l.name)
 	}
 }

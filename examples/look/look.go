@@ -44,7 +44,7 @@ func Spoken(text string) g.Node { return h.Span(h.Class("spoken"), g.Text(text))
 func Corner(busURL, thing string) g.Node {
 	backend, pace := Backend(busURL)
 	return h.Footer(h.ID("corner"), h.Class("corner"),
-		h.Code(g.Text(backend)), h.Span(g.Text(pace)), ui.Latency("How long your next "+thing+" takes is shown here."))
+		h.Code(g.Text(backend)), h.Span(g.Text(pace)), ui.Latency("Your next "+thing+" is timed here."))
 }
 
 // Backend returns the URL of a bus without what may be secret, and when the bus
