@@ -300,12 +300,12 @@ func (c *C) useDamaged(b bus.Bus, resume bus.Cursor) (next bus.Cursor, err error
 			}
 		}))
 		if err != nil {
-			return next, fmt.Errorf("Subscribe: %w", err)
+			return next, fmt.Errorf("subscribe: %w", err)
 		}
 	}
 	var r bus.Receipt
 	if err := b.Publish(ctx, c.subject("a.1"), []byte("next"), bus.WithReceipt(&r)); err != nil {
-		return next, fmt.Errorf("Publish: %w", err)
+		return next, fmt.Errorf("publish: %w", err)
 	}
 	select {
 	case <-done:

@@ -29,8 +29,11 @@ type lives struct {
 	clean bool     // the store was, when it was opened: the disk had all of it
 	marks *os.File // the last sequence of each stream, by its place in the file
 
-	mu    sync.RWMutex
-	known map[string]*life
+	mu     sync.RWMutex
+	known  map[string]*life
+	closed bool // the directory may be another one's: nothing is written any more
+
+	saving sync.Mutex // before mu
 }
 
 // life is one life of a stream.
@@ -137,13 +140,20 @@ func (l *lives) add(name string, created time.Time) {
 
 // save records what is known. open says that the store is in use.
 func (l *lives) save(open bool) error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
 	l.mu.RLock()
-	text, err := json.Marshal(livesRecord{Open: open, Boot: bootID(), Streams: l.known})
+	text, err := l.recordLocked(open)
+	closed := l.closed
 	l.mu.RUnlock()
-	if err != nil {
+	if err != nil || closed {
 		return err
 	}
 	return replaceFile(filepath.Join(l.dir, livesFile), text)
+}
+
+func (l *lives) recordLocked(open bool) ([]byte, error) {
+	return json.Marshal(livesRecord{Open: open, Boot: bootID(), Streams: l.known})
 }
 
 // epoch of a stream that was created at a time.
@@ -166,6 +176,10 @@ func (l *lives) begin(name string, created time.Time) error {
 		return nil
 	}
 	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil // its caller has gone
+	}
 	l.add(name, created)
 	err := l.write(l.known[name])
 	l.mu.Unlock()
@@ -177,6 +191,9 @@ func (l *lives) begin(name string, created time.Time) error {
 func (l *lives) reached(name string, sequence uint64) error {
 	l.mu.RLock()
 	known := l.known[name]
+	if l.closed {
+		known = nil
+	}
 	l.mu.RUnlock()
 	if known == nil {
 		return nil
@@ -198,4 +215,15 @@ func (l *lives) write(known *life) error {
 }
 
 // close records a clean stop, or leaves the record as after a crash.
-func (l *lives) close(clean bool) error { return errors.Join(l.save(!clean), l.marks.Close()) }
+func (l *lives) close(clean bool) error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	l.closed = true
+	text, err := l.recordLocked(!clean)
+	l.mu.Unlock()
+	if err == nil {
+		err = replaceFile(filepath.Join(l.dir, livesFile), text)
+	}
+	return errors.Join(err, l.marks.Close())
+}

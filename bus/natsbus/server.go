@@ -201,13 +201,13 @@ func (e *embedded) failure() error {
 }
 
 func (e *embedded) stop() error {
+	// The fields stay: a question whose caller has gone may still be under way.
 	if e.server != nil {
 		close(e.stopping)
 		e.healing.Wait()
 		e.background.Wait()
 		e.server.Shutdown()
 		e.server.WaitForShutdown()
-		e.server = nil
 	}
 	if e.commits != nil {
 		e.commits.forget()
@@ -216,16 +216,13 @@ func (e *embedded) stop() error {
 	if e.disk != nil {
 		// The server leaves its files to the system.
 		err = errors.Join(syncStore(e.disk.dir), e.disk.dir.Close())
-		e.disk = nil
 	}
 	if e.lives != nil {
 		// The stop is a clean one only if the disk has it all.
 		err = errors.Join(err, e.lives.close(err == nil))
-		e.lives = nil
 	}
 	if e.lock != nil {
 		err = errors.Join(err, e.lock.Close()) // gives the lock back
-		e.lock = nil
 	}
 	return err
 }
