@@ -73,6 +73,10 @@ var pairs = []pair{
 		about: "one goroutine's acknowledged publishes while 500 subscribers a second come, take the last 50 and go; floor: ours without them",
 	},
 	{
+		name: "migrate/bridge-100k", unit: "messages/s", open: openBridge,
+		about: "a stream copied from one server to another, stamped, in order and once; floor: an ordered consumer and js.PublishAsync, which promise neither",
+	},
+	{
 		name: "membus/fanout-1000", unit: "deliveries/s", open: openMemFanout(1000, 64),
 		about: "1,000 members of a room in memory; floor: the same ownership by hand, a slice of queues under a mutex",
 	},
