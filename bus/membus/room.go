@@ -79,6 +79,9 @@ func (r *Room[Data, User]) Join(ctx context.Context, user User, m Syncer) {
 		v.member.tell = v.tell
 		r.visits[m] = v
 		r.members.add(&v.member)
+	} else if v.setLeft(false) {
+		v.first = join
+		r.members.add(&v.member)
 	} else {
 		v.until()
 	}
@@ -100,13 +103,21 @@ func (r *Room[Data, User]) leave(m Syncer, join uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	v := r.visits[m]
-	if v == nil || join != 0 && join != v.last {
+	if v == nil || join != 0 && join != v.last || !v.setLeft(true) {
 		return
 	}
-	delete(r.visits, m)
 	v.until()
-	v.leave()
 	r.members.remove(&v.member)
+	r.forgetLocked(v)
+}
+
+// forgetLocked removes a visit that has left. While Sync runs it stays, so that m isn't told twice at a time if it joins again.
+func (r *Room[Data, User]) forgetLocked(v *visit[Data, User]) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.left && !v.running {
+		delete(r.visits, v.syncer)
+	}
 }
 
 // Members returns the users of the members, in the order in which they have joined.
@@ -115,7 +126,9 @@ func (r *Room[Data, User]) Members() []User {
 	defer r.mu.Unlock()
 	visits := make([]*visit[Data, User], 0, len(r.visits))
 	for _, v := range r.visits {
-		visits = append(visits, v)
+		if !v.hasLeft() {
+			visits = append(visits, v)
+		}
 	}
 	slices.SortFunc(visits, func(x, y *visit[Data, User]) int { return cmp.Compare(x.first, y.first) })
 	users := make([]User, len(visits))
@@ -152,10 +165,20 @@ func (v *visit[Data, User]) tell() {
 	}
 }
 
-func (v *visit[Data, User]) leave() {
+// setLeft says whether the member has left, and reports whether that is news. It is called under the room's lock.
+func (v *visit[Data, User]) setLeft(left bool) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.left = true
+	news := v.left != left
+	v.left = left
+	v.dirty = v.dirty && !news // of another membership
+	return news
+}
+
+func (v *visit[Data, User]) hasLeft() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.left
 }
 
 // run calls Sync until there is nothing to tell.
@@ -181,10 +204,15 @@ func (v *visit[Data, User]) due() bool {
 	if v.running {
 		v.dirty = false
 	}
-	running := v.running
+	running, left := v.running, v.left
 	v.mu.Unlock()
-	if dirty && stopped {
+	switch {
+	case dirty && stopped:
 		v.room.members.markDirty() // Start will tell
+	case left:
+		v.room.mu.Lock()
+		v.room.forgetLocked(v)
+		v.room.mu.Unlock()
 	}
 	return running
 }

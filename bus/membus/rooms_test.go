@@ -230,6 +230,37 @@ func TestRooms_namesakesAreTwoMembers(t *testing.T) {
 	})
 }
 
+func TestRooms_whoLeavesAndJoinsWhileSyncRunsIsToldOnceAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rs := membus.NewRooms[int, string](0, "a")
+		rs.Start()
+		defer rs.Stop()
+		r := room(t, rs, "a")
+		release := make(chan struct{})
+		m := newTeller(func() { <-release })
+		r.Join(t.Context(), "first", m)
+		r.UpdateData(increment)
+		synctest.Wait()
+		r.Leave(m)
+		require.Empty(t, r.Members())
+		r.Leave(m)
+		r.Join(t.Context(), "again", m)
+		require.Equal(t, []string{"again"}, r.Members())
+		r.UpdateData(increment)
+		synctest.Wait()
+		require.Len(t, m.told(), 1)
+		release <- struct{}{}
+		synctest.Wait()
+		require.Len(t, m.told(), 2)
+		r.Leave(m)
+		release <- struct{}{}
+		synctest.Wait()
+		r.UpdateData(increment)
+		synctest.Wait()
+		require.Len(t, m.told(), 2)
+	})
+}
+
 func TestRooms_aMembershipEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		rs := membus.NewRooms[int, string](tick, "a")
