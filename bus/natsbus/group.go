@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -43,6 +44,7 @@ type groupShare struct {
 	sink     driver.ShareSink
 	stop     chan struct{}
 	stopped  sync.WaitGroup
+	gone     atomic.Bool // the consumer, so that nothing is confirmed any more
 
 	mu      sync.Mutex
 	inbox   string
@@ -152,6 +154,7 @@ func (p *groupShare) again() {
 	}
 	switch {
 	case isCode(err, codeConsumerNotFound), errors.Is(err, driver.ErrNotCaptured), errors.Is(err, driver.ErrEpoch):
+		p.gone.Store(true)
 		p.sink.End(fmt.Errorf("%w: group %s is gone", bus.ErrStreamChanged, p.group.Name))
 		return
 	case err == nil:
@@ -370,7 +373,7 @@ func (p *groupShare) Leave() {
 	// What comes before the server knows is given back.
 	err := sub.Drain()
 	p.wait(ctx, func() bool { return !sub.IsValid() })
-	p.wait(ctx, func() bool { return p.told <= 0 })
+	p.wait(ctx, func() bool { return p.told <= 0 || p.gone.Load() })
 	if err = errors.Join(err, p.acks.Unsubscribe(), p.leaveRoom()); err != nil && !p.b.nc.IsClosed() {
 		p.b.log.Warn("natsbus: leaving a group", "group", p.group.Name, "error", err)
 	}
@@ -384,6 +387,17 @@ func (p *groupShare) Leave() {
 	}
 	if err := p.b.ask(ctx, "$JS.API.CONSUMER.DELETE."+p.stream.Config.Name+"."+p.consumer, nil, nil); err != nil {
 		p.b.log.Warn("natsbus: a group is left to the server to remove", "group", p.group.Name, "after", groupInactive, "error", err)
+	}
+}
+
+// loseShares notes that the consumers of some groups are gone.
+func (b *backend) loseShares(which func(p *groupShare) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for p := range b.shares {
+		if which(p) {
+			p.gone.Store(true)
+		}
 	}
 }
 
@@ -418,6 +432,7 @@ func (b *backend) RemoveGroup(ctx context.Context, name string) error {
 			return err
 		}
 	}
+	b.loseShares(func(p *groupShare) bool { return p.group.Durable && p.group.Name == name })
 	return nil
 }
 

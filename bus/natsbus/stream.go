@@ -237,6 +237,9 @@ func (b *backend) ensureOnce(ctx context.Context, cfg bus.StreamConfig) (made bo
 // Remove implements driver.Remover.
 func (b *backend) Remove(ctx context.Context, name string) error {
 	err := b.ask(ctx, "$JS.API.STREAM.DELETE."+name, nil, nil)
+	if err == nil {
+		b.loseShares(func(p *groupShare) bool { return p.stream.Config.Name == name })
+	}
 	if err == nil && b.server != nil {
 		err = b.server.disk.sync(ctx) // or a power cut brings it back
 	}
