@@ -275,3 +275,44 @@ func TestBridge_followsUntilASignalAndCutsOver(t *testing.T) {
 	require.Contains(t, stderr.String(), "cutting over")
 	said(t, to, 300)
 }
+
+func TestBridge_aSecondSignalGivesUpWhileSomebodyStillPublishes(t *testing.T) {
+	jitney := build(t)
+	from, to := natsServer(t), natsServer(t)
+	source := openBus(t, from)
+	require.NoError(t, source.EnsureStreams(t.Context(), chatStream))
+	say(t, source, 1, 500)
+	stop, n := make(chan struct{}), 500
+	var publishing sync.WaitGroup
+	publishing.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				n++
+				say(t, source, n, n)
+			}
+		}
+	})
+	cmd := exec.Command(jitney, "bridge", "-from", from, "-to", to, "-follow")
+	var out, stderr buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	require.NoError(t, cmd.Start())
+	says := func(text string) {
+		t.Helper()
+		require.Eventually(t, func() bool { return strings.Contains(stderr.String(), text) }, time.Minute, time.Millisecond)
+	}
+	says("following")
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	says("cutting over")
+	require.NoError(t, cmd.Process.Signal(os.Interrupt))
+	require.Error(t, cmd.Wait())
+	require.Equal(t, 1, cmd.ProcessState.ExitCode(), stderr.String())
+	require.Contains(t, stderr.String(), "the same command goes on from here")
+	close(stop)
+	publishing.Wait()
+	status, stdout, errs := bridge(t, jitney, "-from", from, "-to", to)
+	require.Zero(t, status, stdout+errs)
+	said(t, to, n)
+}
