@@ -18,10 +18,15 @@ const (
 	// electionTimeout bounds what has no deadline of its own. An election begins 4 to 9 s after a leader has died
 	// without a word (minElectionTimeout in nats-server's raft.go) and may take a second round.
 	electionTimeout = 20 * time.Second
-	// questionTimeout is how long an answer is waited for before the question is put again: whoever was to answer may
-	// be dead, and nobody says so.
-	questionTimeout = 2 * time.Second
-	electionPause   = 100 * time.Millisecond
+	// firstQuestion is how long an answer is waited for before the question is put again: whoever was to answer may be
+	// dead, and nobody says so. Each time it is twice as long, up to lastQuestion.
+	firstQuestion = 250 * time.Millisecond
+	lastQuestion  = 2 * time.Second
+	// firstList is the same for a list of streams. Who makes it waits 4 s for a leader that wasn't there when it began
+	// (jsClusteredStreamListRequest in nats-server), so it may be quicker to ask again.
+	firstList     = 500 * time.Millisecond
+	slowQuestion  = 5 * time.Second // of changes, and of the last lists
+	electionPause = 100 * time.Millisecond
 	// lease is how long a leader is one by itself. A member that has heard from its leader votes for no other one for
 	// at least minElectionTimeout.
 	lease = 3500 * time.Millisecond
@@ -75,8 +80,8 @@ func (b *backend) ask(ctx context.Context, subject string, request, answer any) 
 		}
 	}
 	var said error // what was said last, apart from nothing
-	for {
-		err := b.question(ctx, subject, body, answer)
+	for attempt := 0; ; attempt++ {
+		err := b.question(ctx, subject, body, answer, questionTime(subject, attempt))
 		b.trouble.Store(nil)
 		if b.again(err) {
 			b.trouble.Store(&err)
@@ -128,14 +133,27 @@ func (b *backend) again(err error) bool {
 // errNoAnswer is also a bus.ErrUnavailable.
 var errNoAnswer = fmt.Errorf("%w: no answer from JetStream: is it enabled on the servers, and can they be reached?", bus.ErrUnavailable)
 
-// question asks once.
-func (b *backend) question(ctx context.Context, subject string, body []byte, answer any) error {
+// questionTime is how long the answer to a question is waited for.
+func questionTime(subject string, attempt int) time.Duration {
+	for _, quick := range []string{".INFO", ".NAMES", ".MSG.GET"} {
+		if strings.Contains(subject, quick) {
+			return min(firstQuestion<<min(attempt, 8), lastQuestion)
+		}
+	}
+	if strings.Contains(subject, ".LIST") && attempt < 2 {
+		return firstList << attempt
+	}
+	return slowQuestion
+}
+
+// question asks once, and in a cluster waits so long for an answer.
+func (b *backend) question(ctx context.Context, subject string, body []byte, answer any, wait time.Duration) error {
 	if err := b.storeFailure(); err != nil {
 		return err
 	}
 	try, cancel := ctx, context.CancelFunc(func() {})
 	if b.elects && !strings.Contains(subject, ".DELETE.") { // the second one would find nothing
-		try, cancel = context.WithTimeout(ctx, questionTimeout)
+		try, cancel = context.WithTimeout(ctx, wait)
 	}
 	defer cancel()
 	m, err := b.rc.RequestWithContext(try, b.call(subject), body)

@@ -32,7 +32,7 @@ func (b *backend) await(ctx context.Context) error {
 	}
 	began, told := time.Now(), time.Now()
 	for {
-		err := b.question(ctx, "$JS.API.INFO", nil, nil)
+		err := b.question(ctx, "$JS.API.INFO", nil, nil, firstQuestion)
 		if err == nil || errors.Is(err, bus.ErrForbidden) {
 			return err
 		}

@@ -23,7 +23,7 @@ const (
 
 // readOn gives the sink what the stream holds behind what was delivered. Errors are for the next time.
 func (t *tail) readOn(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lastQuestion)
 	defer cancel()
 	for {
 		t.mu.Lock()

@@ -121,7 +121,7 @@ func (b *backend) rerouted() {
 
 // stillCaptures returns driver.ErrNotCaptured when the stream that captured a subject is another one now, or none.
 func (b *backend) stillCaptures(ctx context.Context, s driver.Stream, subject string) error {
-	ctx, cancel := context.WithTimeout(ctx, questionTimeout)
+	ctx, cancel := context.WithTimeout(ctx, lastQuestion)
 	defer cancel()
 	info, err := b.info(ctx, s.Config.Name)
 	switch {
