@@ -1,14 +1,48 @@
 package natsbus_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/natsbus"
 	"github.com/jitney-go/jitney/bustest"
 )
+
+// several are the abilities of buses on several servers. The order of what isn't captured is that of each server.
+var several = []bustest.Ability{
+	bustest.Headers, bustest.Streams, bustest.Durable, bustest.Distributed, bustest.Groups, bustest.DurableGroups,
+}
+
+// ofLoad are checks of what the driver does by itself, whatever the servers are; the other conformance tests run them.
+var ofLoad = []string{
+	"ManySubscriptions", "Storm", "Burst", "MatchModel", "SlowHandlerAlone", "SlowHandlerNoPublisher", "SlowCatchesUp", "LossIsCounted",
+	"PublishInHandler", "Fence",
+}
+
+// withoutLoad picks the checks that are run on several servers with -short, and under the race detector.
+func withoutLoad() *regexp.Regexp {
+	if !testing.Short() && !underRace {
+		return nil
+	}
+	var names []string
+	for _, check := range bustest.Checks() {
+		if !slices.Contains(ofLoad, check.Name) {
+			names = append(names, check.Name)
+		}
+	}
+	return regexp.MustCompile("^(" + strings.Join(names, "|") + ")$")
+}
 
 // A bus of this harness is a client of one of three members, the next one each time, and its streams have three replicas.
 func TestConformance_cluster(t *testing.T) {
@@ -24,8 +58,64 @@ func TestConformance_cluster(t *testing.T) {
 			return bus.Open(e.Context(), urls[opened.Add(1)%3], e.Options...)
 		},
 		Shared: true,
-		Claims: []bustest.Ability{
-			bustest.Headers, bustest.Streams, bustest.Durable, bustest.Distributed, bustest.Groups, bustest.DurableGroups,
+		Claims: several,
+		Match:  withoutLoad(),
+	})
+}
+
+// A bus of this harness is a leaf of its own.
+func TestConformance_leaf(t *testing.T) {
+	t.Parallel() // most of it waits
+	_, leaves := startHub(t, server.Options{})
+	bustest.Run(t, bustest.Harness{
+		Open: func(e *bustest.Env) (bus.Bus, error) {
+			return bus.Open(e.Context(), "nats:?domain=hub&leaf="+leaves, e.Options...)
 		},
+		Shared: true,
+		Claims: several,
+		Match:  withoutLoad(),
+	})
+}
+
+// The first bus of each check of this harness is a member, which has just joined again; the others of the check, if any,
+// are clients of another member. What a client of a member can do is seen in TestConformance_cluster, so that these are
+// checks of what a member's own bus may have different: storing, reading, changing streams, groups, closing, opening again.
+func TestConformance_member(t *testing.T) {
+	t.Parallel() // most of it waits
+	configs := memberConfigs(t)
+	configs[0].Listen, configs[0].Token = fmt.Sprint("127.0.0.1:", freePort(t)), "geheim"
+	var opening sync.WaitGroup
+	var buses [3]bus.Bus
+	for i, c := range configs {
+		opening.Go(func() {
+			var err error
+			if buses[i], err = c.Open(t.Context(), quietly()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	opening.Wait()
+	t.Cleanup(func() {
+		for _, b := range buses {
+			if b != nil {
+				require.NoError(t, b.Close(context.Background()))
+			}
+		}
+	})
+	require.False(t, t.Failed())
+	require.NoError(t, buses[2].Close(t.Context()))
+	bustest.Run(t, bustest.Harness{
+		Open: func(e *bustest.Env) (bus.Bus, error) {
+			b, err := configs[2].Open(e.Context(), e.Options...)
+			if errors.Is(err, bus.ErrLocked) { // the check's first bus is there
+				return bus.Open(e.Context(), "nats://geheim@"+configs[0].Listen+"?replicas=3", e.Options...)
+			}
+			return b, err
+		},
+		Shared: true,
+		Claims: several,
+		Match: regexp.MustCompile("^(RoundTrip|Receipt|MessageID|MessageIDAtOnce|Expect|ReadYourWrites|ReplayAllThenLive|LastN|AfterCursor|" +
+			"SinceTime|LastPerSubject|HandoverNoGap|StreamOrder|EnsureUpdates|EnsureOverlap|MaxMsgs|RemoveStream|Reopen|CursorGrows|ReopenChanged|" +
+			"CloseFlushes|CloseUnblocks|Redelivery|DurableGroupReopen|GroupShares|HandoverElsewhere|Elsewhere|StreamOrderElsewhere|Health)$"),
 	})
 }

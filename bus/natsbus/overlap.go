@@ -47,7 +47,10 @@ func (b *backend) decide(ctx context.Context, name string) error {
 		case err != nil:
 			return err
 		case other == nil:
-			return b.unmark(ctx, name, raw)
+			if err := b.unmark(ctx, name, raw); !errors.Is(err, bus.ErrStreamOverlap) {
+				return err
+			}
+			// The server looks again: another one has come to light.
 		case !other.undecided(), made.Created.After(other.Created), made.Created.Equal(other.Created) && name > other.Config.Name:
 			return b.giveWay(ctx, made, other.Config.Name)
 		}
