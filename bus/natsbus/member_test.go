@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +42,9 @@ type said struct {
 }
 
 var logStream = bus.StreamConfig{Name: "LOG", Subjects: []string{"log.>"}}
+
+// burstWriters publish a burst, on a subject each.
+const burstWriters = 64
 
 // beMember is the child.
 func beMember(url string) {
@@ -91,6 +96,38 @@ func beMember(url string) {
 				return nil
 			}, bus.All())
 			sayError("subscribed", "", 0, began, err)
+		case "replay": // what there is
+			start := map[string]bus.SubscribeOption{"all": bus.All(), "last": bus.Last(10), "subjects": bus.LastPerSubject()}[rest]
+			n, last := 0, uint64(0)
+			sub, err := b.Subscribe(ctx, "log.*", func(_ context.Context, m *bus.Message) error {
+				if m.Replayed {
+					n, last = n+1, m.Cursor.Sequence()
+				}
+				return nil
+			}, start)
+			if err == nil {
+				err = sub.Unsubscribe(ctx)
+			}
+			say(said{What: "replayed", Writer: rest, N: n, Seq: last, Error: fmt.Sprint(err)})
+		case "burst": // so many messages
+			n, err := strconv.Atoi(rest)
+			if err != nil {
+				panic(err)
+			}
+			var writing sync.WaitGroup
+			var failed atomic.Int64
+			text := []byte(`{"Writer":"burst","Error":"` + strings.Repeat("x", 1000) + `"}`)
+			for w := range burstWriters {
+				writing.Go(func() {
+					for range n / burstWriters {
+						if b.Publish(ctx, fmt.Sprint("log.", w), text) != nil {
+							failed.Add(1)
+						}
+					}
+				})
+			}
+			writing.Wait()
+			say(said{What: "burst", N: int(failed.Load())})
 		case "try": // one publish or subscribe, with a deadline
 			go func() {
 				what, text, _ := strings.Cut(rest, " ")

@@ -140,3 +140,26 @@ func count(all []said, writer string) (n int) {
 	}
 	return n
 }
+
+func TestCluster_aReplicaThatLagsBehindGivesNoShortReplay(t *testing.T) {
+	t.Parallel() // most of it waits
+	c := newMembers(t, "")
+	c.startAll()
+	require.Empty(t, c.procs["n1"].ask(t, "ensure", "ensured").Error)
+	leader := ""
+	require.Eventually(t, func() bool { leader = c.leader("n1"); return leader != "" }, clusterPatience, 50*time.Millisecond, "a leader")
+	publisher, lagging := c.procs[leader], c.procs[othersOf(leader)[0]]
+	stored := 0
+	for _, kind := range []string{"all", "last", "subjects"} {
+		lagging.freeze(t)
+		require.Zero(t, publisher.ask(t, "burst 6400", "burst").N, "two of three are enough")
+		stored += 6400
+		replayed, _ := lagging.all("replayed")
+		lagging.do(t, "replay "+kind) // it finds the question when it wakes up, together with all that it has missed
+		require.NoError(t, lagging.cmd.Process.Signal(syscall.SIGCONT))
+		s := lagging.await(t, "replayed", len(replayed)+1)
+		require.Equal(t, "<nil>", s.Error)
+		require.Equal(t, uint64(stored), s.Seq, "%s: what was stored when Subscribe was called", kind)
+		require.Equal(t, map[string]int{"all": stored, "last": 10, "subjects": burstWriters}[kind], s.N, kind)
+	}
+}

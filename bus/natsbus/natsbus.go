@@ -70,14 +70,13 @@ type backend struct {
 	nc       *nats.Conn
 	rc       *nats.Conn
 
-	mu         sync.Mutex
-	listens    map[*listen]struct{}
-	tails      map[*tail]struct{}
-	shares     map[*groupShare]struct{}
-	lastKnown  map[string]driver.Stream // for streams whose leader can't be asked
-	replicated map[string]bool          // streams that more than one server holds
-	report     func(bus.Problem)        // to the hook of the bus; nil while it is being opened
-	acks       acks
+	mu        sync.Mutex
+	listens   map[*listen]struct{}
+	tails     map[*tail]struct{}
+	shares    map[*groupShare]struct{}
+	lastKnown map[string]driver.Stream // for streams whose leader can't be asked
+	report    func(bus.Problem)        // to the hook of the bus; nil while it is being opened
+	acks      acks
 
 	ids      string // before the number of a call: no other backend has it
 	nextCall atomic.Uint64
@@ -128,16 +127,15 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 
 func newBackend(log *slog.Logger) *backend {
 	b := &backend{
-		log:        log,
-		replicas:   1,
-		api:        defaultAPI,
-		ids:        rand.Text()[:16] + "-",
-		listens:    map[*listen]struct{}{},
-		tails:      map[*tail]struct{}{},
-		shares:     map[*groupShare]struct{}{},
-		lastKnown:  map[string]driver.Stream{},
-		replicated: map[string]bool{},
-		stopPoll:   make(chan struct{}),
+		log:       log,
+		replicas:  1,
+		api:       defaultAPI,
+		ids:       rand.Text()[:16] + "-",
+		listens:   map[*listen]struct{}{},
+		tails:     map[*tail]struct{}{},
+		shares:    map[*groupShare]struct{}{},
+		lastKnown: map[string]driver.Stream{},
+		stopPoll:  make(chan struct{}),
 	}
 	return b
 }

@@ -211,7 +211,7 @@ func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (dr
 	if info.State.Last < q.UpTo {
 		return driver.Batch{}, errNoLeader // one that was the leader has answered
 	}
-	if b.isReplicated(s.Config.Name) && info.first() <= q.UpTo {
+	if b.server == nil && info.first() <= q.UpTo {
 		r.newer(info.first())
 	}
 	c := &info.Config
@@ -319,7 +319,7 @@ func (b *backend) seekLast(ctx context.Context, s driver.Stream, q driver.Query)
 	if err != nil || count == 0 || first > q.UpTo {
 		return q.UpTo, err
 	}
-	if guessed || b.isReplicated(s.Config.Name) && count <= uint64(q.N)+behind { // the counts may be of replicas that lag behind
+	if guessed || b.server == nil && count <= uint64(q.N)+behind { // the counts may be of a replica that lags behind
 		return b.countBack(ctx, s, q, first)
 	}
 	lo, hi := first, q.UpTo+1 // at least N from lo on, if there are as many; fewer from hi on

@@ -14,13 +14,6 @@ const (
 	lagPause     = 10 * time.Millisecond
 )
 
-// isReplicated reports whether others than its leader answer reads of a stream.
-func (b *backend) isReplicated(stream string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.replicated[stream]
-}
-
 // last is the sequence of the last message, or 0.
 func (r *getResult) last() uint64 {
 	if len(r.messages) == 0 {
@@ -29,13 +22,13 @@ func (r *getResult) last() uint64 {
 	return r.messages[len(r.messages)-1].Cursor.Sequence()
 }
 
-// getThrough is get for what is known to be stored up to a sequence. Whichever replica is near answers a read, also
-// one that lags behind. It holds the beginning of the stream's log, so what it gives is right as far as it goes; whether
-// that is the end only the leader knows.
+// getThrough is get for what is known to be stored up to a sequence. Where the store isn't ours, whichever replica or mirror is
+// near answers a read, also one that lags behind. It holds the beginning of the stream's log, so what it gives is right
+// as far as it goes; whether that is the end only the leader knows.
 func (b *backend) getThrough(ctx context.Context, stream string, r getRequest, upTo uint64) (*getResult, error) {
 	for lag := 0; ; lag++ {
 		result, err := b.get(ctx, stream, r)
-		if err != nil || !b.isReplicated(stream) || result.last() >= upTo {
+		if err != nil || b.server != nil || result.last() >= upTo {
 			return result, err
 		}
 		if result.pending > 0 {

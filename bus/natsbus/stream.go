@@ -25,7 +25,6 @@ type streamConfig struct {
 	Duplicates        time.Duration     `json:"duplicate_window"`
 	AllowDirect       bool              `json:"allow_direct"`
 	AllowAtomic       bool              `json:"allow_atomic"`
-	Replicas          int               `json:"num_replicas"`
 	Metadata          map[string]string `json:"metadata"`
 }
 
@@ -104,7 +103,6 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 				b.known.Delete(s.Config.Name)
 			}
 			b.lastKnown[s.Config.Name] = s
-			b.replicated[s.Config.Name] = page.Streams[i].Config.Replicas > 1
 			streams = append(streams, s)
 		}
 		for _, name := range page.Missing { // its leader is being elected
