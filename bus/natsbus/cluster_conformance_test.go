@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,24 +22,18 @@ var several = []bustest.Ability{
 	bustest.Headers, bustest.Streams, bustest.Durable, bustest.Distributed, bustest.Groups, bustest.DurableGroups,
 }
 
-// ofLoad are checks of what the driver does by itself, whatever the servers are; the other conformance tests run them.
-var ofLoad = []string{
-	"ManySubscriptions", "Storm", "Burst", "MatchModel", "SlowHandlerAlone", "SlowHandlerNoPublisher", "SlowCatchesUp", "LossIsCounted",
-	"PublishInHandler", "Fence",
-}
+// ofServers are the checks of what several servers may do otherwise than one: storing, reading, changing streams, groups,
+// closing, opening again. The rest is the driver's own, which the other conformance tests look at.
+var ofServers = regexp.MustCompile("^(RoundTrip|Receipt|MessageID|MessageIDAtOnce|Expect|ReadYourWrites|ReplayAllThenLive|LastN|AfterCursor|" +
+	"SinceTime|LastPerSubject|HandoverNoGap|StreamOrder|EnsureUpdates|EnsureOverlap|MaxMsgs|RemoveStream|Reopen|CursorGrows|ReopenChanged|" +
+	"CloseFlushes|CloseUnblocks|Redelivery|DurableGroupReopen|GroupShares|.*Elsewhere|Health)$")
 
-// withoutLoad picks the checks that are run on several servers with -short, and under the race detector.
-func withoutLoad() *regexp.Regexp {
-	if !testing.Short() && !underRace {
-		return nil
+// unlessSlow is nil, for all checks, or ofServers with -short and under the race detector.
+func unlessSlow() *regexp.Regexp {
+	if testing.Short() || underRace {
+		return ofServers
 	}
-	var names []string
-	for _, check := range bustest.Checks() {
-		if !slices.Contains(ofLoad, check.Name) {
-			names = append(names, check.Name)
-		}
-	}
-	return regexp.MustCompile("^(" + strings.Join(names, "|") + ")$")
+	return nil
 }
 
 // A bus of this harness is a client of one of three members, the next one each time, and its streams have three replicas.
@@ -57,9 +49,9 @@ func TestConformance_cluster(t *testing.T) {
 		Open: func(e *bustest.Env) (bus.Bus, error) {
 			return bus.Open(e.Context(), urls[opened.Add(1)%3], e.Options...)
 		},
-		Shared: true,
+		Shared: true, Patience: clusterPatience,
 		Claims: several,
-		Match:  withoutLoad(),
+		Match:  unlessSlow(),
 	})
 }
 
@@ -71,15 +63,14 @@ func TestConformance_leaf(t *testing.T) {
 		Open: func(e *bustest.Env) (bus.Bus, error) {
 			return bus.Open(e.Context(), "nats:?domain=hub&leaf="+leaves, e.Options...)
 		},
-		Shared: true,
+		Shared: true, Patience: clusterPatience,
 		Claims: several,
-		Match:  withoutLoad(),
+		Match:  unlessSlow(),
 	})
 }
 
 // The first bus of each check of this harness is a member, which has just joined again; the others of the check, if any,
-// are clients of another member. What a client of a member can do is seen in TestConformance_cluster, so that these are
-// checks of what a member's own bus may have different: storing, reading, changing streams, groups, closing, opening again.
+// are clients of another member.
 func TestConformance_member(t *testing.T) {
 	t.Parallel() // most of it waits
 	configs := memberConfigs(t)
@@ -112,10 +103,8 @@ func TestConformance_member(t *testing.T) {
 			}
 			return b, err
 		},
-		Shared: true,
+		Shared: true, Patience: clusterPatience,
 		Claims: several,
-		Match: regexp.MustCompile("^(RoundTrip|Receipt|MessageID|MessageIDAtOnce|Expect|ReadYourWrites|ReplayAllThenLive|LastN|AfterCursor|" +
-			"SinceTime|LastPerSubject|HandoverNoGap|StreamOrder|EnsureUpdates|EnsureOverlap|MaxMsgs|RemoveStream|Reopen|CursorGrows|ReopenChanged|" +
-			"CloseFlushes|CloseUnblocks|Redelivery|DurableGroupReopen|GroupShares|HandoverElsewhere|Elsewhere|StreamOrderElsewhere|Health)$"),
+		Match:  ofServers,
 	})
 }
