@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	neturl "net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +17,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
@@ -315,4 +319,55 @@ func TestBridge_aSecondSignalGivesUpWhileSomebodyStillPublishes(t *testing.T) {
 	status, stdout, errs := bridge(t, jitney, "-from", from, "-to", to)
 	require.Zero(t, status, stdout+errs)
 	said(t, to, n)
+}
+
+// natsCluster is three servers elsewhere that are one system.
+func natsCluster(t *testing.T) (url string) {
+	t.Helper()
+	var servers []*server.Server
+	var routes []*neturl.URL
+	var ports []int
+	for range 3 { // each must know the others' before it starts
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		routes = append(routes, &neturl.URL{Scheme: "nats-route", Host: l.Addr().String()})
+		require.NoError(t, l.Close())
+	}
+	for i, port := range ports {
+		s, err := server.NewServer(&server.Options{
+			ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+			Cluster: server.ClusterOpts{Name: "chats", Host: "127.0.0.1", Port: port}, Routes: routes, SyncInterval: 10 * time.Minute,
+		})
+		require.NoError(t, err)
+		s.Start()
+		t.Cleanup(func() {
+			s.Shutdown()
+			s.WaitForShutdown()
+		})
+		servers = append(servers, s)
+	}
+	for _, s := range servers {
+		require.True(t, s.ReadyForConnections(time.Minute))
+		require.Eventually(t, s.JetStreamIsCurrent, time.Minute, 10*time.Millisecond)
+	}
+	return servers[0].ClientURL()
+}
+
+func TestBridge_movesAStandaloneStoreIntoACluster(t *testing.T) {
+	jitney := build(t)
+	from, to := store(t, 2500), natsCluster(t)
+	status, out, stderr := bridge(t, jitney, "-from", "nats:"+from, "-to", to+"?replicas=3", "-streams", "CHAT")
+	require.Zero(t, status, out+stderr)
+	require.Contains(t, out, "CHAT: 2500 messages, the same at both ends")
+	said(t, to+"?replicas=3", 2500)
+
+	nc, err := nats.Connect(to)
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), "CHAT")
+	require.NoError(t, err)
+	require.Equal(t, 3, stream.CachedInfo().Config.Replicas)
 }
