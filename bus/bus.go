@@ -138,3 +138,20 @@ type HealthChecker interface {
 	// (ErrClosed, ErrUnavailable), without waiting for an outage to end.
 	Health(ctx context.Context) error
 }
+
+// AsyncPublisher is implemented by buses that can publish without waiting for each acknowledgement.
+type AsyncPublisher interface {
+	// PublishAsync is Publish that returns when the message is on its way. done is called once, with what Publish
+	// would have returned, on another goroutine and never concurrently with the done of another message of the bus. It
+	// may use the bus, except to Close it, and delays what is told to others. Without a done an error goes to the error hook.
+	//
+	// What one goroutine publishes so, one after the other, to one stream or to uncaptured subjects, reaches every
+	// subscription in that order; what becomes of one message stops none behind it. Publish may overtake those whose
+	// outcome isn't told yet. When what captures the subject changes meanwhile, the error is ErrStreamChanged: nothing was
+	// published, so publish again.
+	//
+	// At most 1,024 messages, of 8 MiB together, are on their way at a time. Beyond that PublishAsync blocks until there
+	// is room or ctx is done; ctx bounds nothing else. Close waits for those that are on their way as it does for
+	// calls.
+	PublishAsync(ctx context.Context, subject string, data []byte, done func(err error), opts ...PublishOption)
+}

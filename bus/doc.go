@@ -35,6 +35,6 @@
 //
 // A backend registers a URL scheme when its package is imported, as database/sql
 // drivers do. What only some backends can do is a small optional interface, found by
-// type assertion: [StreamLister], [HealthChecker], [Remover], [Appender]. An option that a backend lacks is
+// type assertion: [StreamLister], [HealthChecker], [Remover], [Appender], [AsyncPublisher]. An option that a backend lacks is
 // [ErrUnsupported], naming it. To write one, start at docs/backends.md and package bus/driver.
 package bus

@@ -38,7 +38,8 @@ var (
 	ErrStreamOverlap = errors.New("streams overlap")
 
 	// ErrStreamChanged: the subscription ended because its pattern is captured by another
-	// stream than before, or by none; its error hook is told. Subscribe again.
+	// stream than before, or by none; its error hook is told. Subscribe again. Of PublishAsync: nothing
+	// was published for that reason. Publish again.
 	ErrStreamChanged = errors.New("what captures the pattern has changed")
 
 	// ErrGap: messages are gone before the subscription's turn. See GapError.

@@ -38,7 +38,7 @@ type Check struct {
 // Checks returns the suite's table, in the order in which it runs.
 func Checks() []Check {
 	return slices.Concat(
-		subjectChecks, modelChecks, deliveryChecks, publishChecks, orderChecks, loadChecks, isolationChecks, handlerChecks,
+		subjectChecks, modelChecks, deliveryChecks, publishChecks, asyncChecks, orderChecks, loadChecks, isolationChecks, handlerChecks,
 		hookChecks, endingChecks, callChecks, closeChecks, streamChecks, ensureChecks, appendChecks, changeChecks, storeChecks,
 		replayChecks, historyChecks, handoverChecks, gapChecks,
 		groupChecks, durableGroupChecks, distributedChecks, durableChecks, damageChecks, crashChecks, groupFaultChecks, faultChecks,

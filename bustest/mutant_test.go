@@ -90,6 +90,15 @@ var mutants = []mutant{
 	{bug: "expectRace", check: "ExpectAtOnce"},
 	{bug: "expectEver", check: "ExpectNoneNow"},
 
+	{bug: "asyncForgets", check: "AsyncOutcomes"},
+	{bug: "asyncTwice", check: "AsyncOutcomes"},
+	{bug: "asyncAtOnce", check: "AsyncOutcomes"},
+	{bug: "asyncReorders", check: "AsyncOrder"},
+	{bug: "asyncReadsLate", check: "AsyncOrder"},
+	{bug: "asyncUnheard", check: "AsyncUnheard"},
+	{bug: "asyncEnds", check: "AsyncDone"},
+	{bug: "asyncLeft", check: "AsyncClose"},
+
 	{bug: "lateSub", check: "ReadyOnReturn"},
 	{bug: "onlyFirst", check: "FanOut"},
 	{bug: "dup", check: "NoSurplus"},

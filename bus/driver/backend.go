@@ -100,6 +100,14 @@ type Appender interface {
 	AppendAll(ctx context.Context, s Stream, after uint64, ps []Publication) (sequences []uint64, err error)
 }
 
+// Pipeliner is a Backend that takes the next message before it has stored the last one.
+type Pipeliner interface {
+	// AppendAsync is Append that doesn't wait. Messages of one stream are stored in the order of the calls, unless they
+	// are refused. p.Data is copied before it returns; done is called once, before that or from another goroutine,
+	// which it doesn't block. Interrupt ends what is on its way.
+	AppendAsync(s Stream, p *Publication, done func(Ack, error))
+}
+
 // Limits is what a backend can take.
 type Limits struct {
 	MaxPayload int // bytes of data and header together, as HeaderSize counts them

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"runtime"
 	"sync"
@@ -32,6 +33,10 @@ type Bus struct {
 	crew     crew
 
 	table   atomic.Pointer[table]
+	acked   atomic.Pointer[map[life]*atomic.Uint64] // the last own acknowledgement; replaced under mu
+	calls   atomic.Int64                            // running calls from outside handlers
+	closing atomic.Bool                             // set under mu
+	async   async
 	refresh share.Call[*table]
 	sending sync.RWMutex  // read: a Send; write: EnsureStreams changes what is captured
 	ensure  chan struct{} // holds one token: one EnsureStreams at a time
@@ -41,16 +46,13 @@ type Bus struct {
 	feeds     map[string]*feed
 	listeners map[listenKey]*listener
 	groups    map[groupKey]*group
-	acked     map[string]*atomic.Uint64 // by stream and epoch: the last own acknowledgement
-	moving    bool                      // an own EnsureStreams is changing what captures what
-	moved     []*subscription           // whose pattern it concerns
-	settled   chan struct{}             // closed when it is through
-	reported  map[string]bool           // where messages broke the grammar, which is told once
-	calls     int                       // running calls from outside handlers
-	idle      chan struct{}             // not nil while Close waits for calls to be 0
-	closing   bool
-	over      bool           // feeds are being ended: none is begun any more
-	ending    sync.WaitGroup // what Close waits for: feeds that are being stopped or begun, questions to the backend
+	moving    bool            // an own EnsureStreams is changing what captures what
+	moved     []*subscription // whose pattern it concerns
+	settled   chan struct{}   // closed when it is through
+	reported  map[string]bool // where messages broke the grammar, which is told once
+	idle      chan struct{}   // not nil while Close waits for calls to be 0
+	over      bool            // feeds are being ended: none is begun any more
+	ending    sync.WaitGroup  // what Close waits for: feeds that are being stopped or begun, questions to the backend
 
 	outside    context.Context // ends when blocked calls from outside handlers are to end
 	endOutside context.CancelCauseFunc
@@ -80,7 +82,6 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 		feeds:     map[string]*feed{},
 		listeners: map[listenKey]*listener{},
 		groups:    map[groupKey]*group{},
-		acked:     map[string]*atomic.Uint64{},
 		reported:  map[string]bool{},
 		closed:    make(chan struct{}),
 	}
@@ -88,6 +89,7 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 	b.outside, b.endOutside = context.WithCancelCause(b.life)
 	b.refresh.Ask = b.install
 	b.table.Store(newTable(nil))
+	b.acked.Store(&map[life]*atomic.Uint64{})
 	if _, err := b.refresh.Get(ctx); err != nil {
 		b.endLife(err)
 		return nil, errors.Join(err, backend.Close())
@@ -128,26 +130,24 @@ func (b *Bus) enter(ctx context.Context) (counted bool, err error) {
 	if err := b.life.Err(); err != nil {
 		return false, bus.ErrClosed
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closing {
-		if b.inside(ctx) {
-			return false, nil
-		}
-		return false, bus.ErrClosed
+	b.calls.Add(1) // before it looks: Close looks after it has said that it closes
+	if !b.closing.Load() {
+		return true, nil
 	}
-	b.calls++
-	return true, nil
+	b.leave(true)
+	if b.inside(ctx) {
+		return false, nil
+	}
+	return false, bus.ErrClosed
 }
 
 func (b *Bus) leave(counted bool) {
-	if !counted {
+	if !counted || b.calls.Add(-1) > 0 || !b.closing.Load() {
 		return
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.calls--
-	if b.calls == 0 && b.idle != nil {
+	if b.idle != nil && b.calls.Load() == 0 {
 		close(b.idle)
 		b.idle = nil
 	}
@@ -180,12 +180,17 @@ func (b *Bus) Publish(ctx context.Context, subject string, data []byte, opts ...
 	}
 	began := time.Now()
 	err := wrapPublish(subject, b.publish(ctx, subject, data, opts))
+	b.measurePublish(subject, len(data), began, err)
+	return err
+}
+
+// measurePublish tells how a publish went that began at a time.
+func (b *Bus) measurePublish(subject string, bytes int, began time.Time, err error) {
 	stream := ""
 	if s, captured := b.table.Load().captures(subject); captured {
 		stream = s.Config.Name
 	}
-	b.metrics.Published(stream, len(data), time.Since(began), err)
-	return err
+	b.metrics.Published(stream, bytes, time.Since(began), err)
 }
 
 func wrapPublish(subject string, err error) error {
@@ -201,10 +206,19 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, opts []b
 		return err
 	}
 	defer b.leave(counted)
-	if err := ctx.Err(); err != nil {
+	p, o, err := b.publication(ctx, subject, data, opts)
+	if err != nil {
 		return err
 	}
-	o := bus.NewPublishOptions(opts)
+	return b.dispatch(ctx, &p, &o)
+}
+
+// publication is a message that can be published, as far as that doesn't depend on a stream.
+func (b *Bus) publication(ctx context.Context, subject string, data []byte, opts []bus.PublishOption) (p Publication, o bus.PublishOptions, err error) {
+	if err := ctx.Err(); err != nil {
+		return p, o, err
+	}
+	o = bus.NewPublishOptions(opts)
 	if b.traces != nil {
 		if o.Header == nil {
 			o.Header = bus.Header{}
@@ -214,12 +228,8 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, opts []b
 			o.Header = nil
 		}
 	}
-	p := Publication{Subject: subject, Header: o.Header, Data: data, ID: o.MessageID}
-	if err := b.wellFormed(&p); err != nil {
-		return err
-	}
-	needsStream := o.MessageID != "" || o.Expect || o.Receipt != nil
-	return b.dispatch(ctx, &p, &o, needsStream)
+	p = Publication{Subject: subject, Header: o.Header, Data: data, ID: o.MessageID}
+	return p, o, b.wellFormed(&p)
 }
 
 // wellFormed checks what doesn't depend on a stream.
@@ -250,7 +260,8 @@ func (b *Bus) fits(s Stream, p *Publication) error {
 }
 
 // dispatch hands p to its stream or to the transport, looking again at what captures it where that may have changed.
-func (b *Bus) dispatch(ctx context.Context, p *Publication, o *bus.PublishOptions, needsStream bool) error {
+func (b *Bus) dispatch(ctx context.Context, p *Publication, o *bus.PublishOptions) error {
+	needsStream := o.MessageID != "" || o.Expect || o.Receipt != nil
 	t := b.table.Load()
 	for attempt := 0; ; attempt++ {
 		s, captured := t.captures(p.Subject)
@@ -311,6 +322,19 @@ func (b *Bus) send(ctx context.Context, p *Publication) (sent bool, err error) {
 }
 
 func (b *Bus) append(ctx context.Context, s Stream, p *Publication, o *bus.PublishOptions) error {
+	if err := b.expect(s, p, o); err != nil {
+		return err
+	}
+	ack, err := b.backend.Append(ctx, s, p)
+	if err != nil {
+		return err
+	}
+	b.acknowledged(s, ack, o)
+	return nil
+}
+
+// expect says in the words of a backend what is expected of a stream, unless p is too large for it.
+func (b *Bus) expect(s Stream, p *Publication, o *bus.PublishOptions) error {
 	if err := b.fits(s, p); err != nil {
 		return err
 	}
@@ -321,10 +345,11 @@ func (b *Bus) append(ctx context.Context, s Stream, p *Publication, o *bus.Publi
 			p.ExpectLast = math.MaxInt64
 		}
 	}
-	ack, err := b.backend.Append(ctx, s, p)
-	if err != nil {
-		return err
-	}
+	return nil
+}
+
+// acknowledged keeps where a message was stored.
+func (b *Bus) acknowledged(s Stream, ack Ack, o *bus.PublishOptions) {
 	if ack.Stream != nil {
 		s = *ack.Stream
 		b.Changed()
@@ -338,20 +363,27 @@ func (b *Bus) append(ctx context.Context, s Stream, p *Publication, o *bus.Publi
 			o.Receipt.Cursor = bus.NewCursor(s.Epoch, ack.Sequence)
 		}
 	}
-	return nil
 }
+
+// life is one life of a stream, by name and epoch.
+type life struct{ stream, epoch string }
 
 // ackedOf is the last sequence of s that this bus knows to be stored.
 func (b *Bus) ackedOf(s Stream) *atomic.Uint64 {
-	key := s.Config.Name + "." + s.Epoch
+	key := life{s.Config.Name, s.Epoch}
+	if a := (*b.acked.Load())[key]; a != nil {
+		return a
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	a := b.acked[key]
-	if a == nil {
-		a = new(atomic.Uint64)
-		b.acked[key] = a
+	known := *b.acked.Load()
+	if known[key] == nil {
+		more := maps.Clone(known)
+		more[key] = new(atomic.Uint64)
+		b.acked.Store(&more)
+		known = more
 	}
-	return a
+	return known[key]
 }
 
 func raise(a *atomic.Uint64, to uint64) {

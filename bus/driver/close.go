@@ -22,8 +22,7 @@ const (
 // Close implements bus.Bus.
 func (b *Bus) Close(ctx context.Context) error {
 	b.mu.Lock()
-	first := !b.closing
-	b.closing = true
+	first := !b.closing.Swap(true)
 	b.mu.Unlock()
 	if b.inside(ctx) {
 		if first {
@@ -92,7 +91,7 @@ func (b *Bus) endCalls(ctx context.Context) {
 	defer grace.Stop()
 	for ended := false; ; ended = true {
 		b.mu.Lock()
-		if b.calls == 0 {
+		if b.calls.Load() == 0 {
 			b.mu.Unlock()
 			break
 		}

@@ -15,7 +15,7 @@
 // life of a stream (ASCII letters, digits, '-' and '_', at most 64); it must differ after the
 // stream was deleted and created again, or may have lost its end.
 //
-// What only some backends can do is an optional interface: [Remover], [Grouper]. A backend
+// What only some backends can do is an optional interface: [Remover], [Grouper], [Pipeliner]. A backend
 // that learns that others have changed the streams, or of a problem, tells the Bus:
 // [Bus.Changed], [Bus.Report].
 //

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,9 +13,7 @@ import (
 )
 
 const (
-	ringMsgs  = 4096
-	ringBytes = 4 << 20
-	maxReads  = 4 // at a time, per stream
+	maxReads = 4 // at a time, per stream
 	// feedLinger is how long a feed outlives its last subscription, so that a page that is loaded
 	// anew finds it running.
 	feedLinger = 5 * time.Second
@@ -25,10 +22,11 @@ const (
 // feed is the one live view of a stream in this process: it tails everything that is
 // stored and gives each message to the legs whose pattern matches.
 type feed struct {
-	b      *Bus
-	name   string
-	states share.Call[State]
-	slots  chan struct{} // one token per running read
+	b       *Bus
+	name    string
+	states  share.Call[State]
+	warming share.Call[struct{}]
+	slots   chan struct{} // one token per running read
 
 	// Under b.mu.
 	users  int
@@ -50,11 +48,11 @@ type feed struct {
 	matches  []*leg          // scratch
 	starting []*subscription // scratch
 
-	// ring holds the messages behind ringAfter, without a hole. Its elements never change, so
-	// that a copy of the slice can be read without the lock.
-	ring      []*bus.Message
-	ringAfter uint64
-	ringSize  int
+	items []item // those of one subject that are to be given next
+
+	ring   ring
+	first  uint64 // what is before it is gone: the stream's first sequence as it was last heard of
+	warmed bool   // the ring has been filled from the store, or that was tried
 
 	moved chan struct{} // closed and replaced when head moves, if somebody waits
 }
@@ -70,6 +68,7 @@ func (b *Bus) acquireFeed(ctx context.Context, name string) (*feed, error) {
 	if f == nil {
 		f = &feed{b: b, name: name, slots: make(chan struct{}, maxReads), legs: map[*leg]struct{}{}, ready: make(chan struct{})}
 		f.states.Ask = f.askState
+		f.warming.Ask = f.fillRing
 		b.feeds[name] = f
 		b.ending.Go(func() { f.start(0) })
 	}
@@ -90,10 +89,10 @@ func (b *Bus) releaseFeed(f *feed) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f.users--
-	if f.users == 0 && b.feeds[f.name] == f && !b.closing {
+	if f.users == 0 && b.feeds[f.name] == f && !b.closing.Load() {
 		f.expiry = time.AfterFunc(feedLinger, func() {
 			b.mu.Lock()
-			unused := f.users == 0 && b.feeds[f.name] == f && !b.closing
+			unused := f.users == 0 && b.feeds[f.name] == f && !b.closing.Load()
 			if unused {
 				delete(b.feeds, f.name)
 				b.ending.Add(1)
@@ -181,7 +180,8 @@ func (f *feed) tryStart(run int) error {
 			l.fallBehind(f.head)
 		}
 	}
-	f.epoch, f.head, f.ring, f.ringAfter, f.ringSize = st.Epoch, st.Last, nil, st.Last, 0
+	f.epoch, f.head, f.first, f.warmed = st.Epoch, st.Last, st.First, false
+	f.ring.reset(st.Last)
 	f.stored.Store(max(1, f.stored.Load()))
 	f.mu.Unlock()
 	f.config.Store(&s)
@@ -246,8 +246,12 @@ func (f *feed) follow(s Stream) {
 	f.mu.Lock()
 	same := s.Epoch == f.epoch
 	run := f.run
-	if same && f.config.Load() != nil {
+	if known := f.config.Load(); same && known != nil {
 		f.config.Store(&s)
+		if !sameConfig(known.Config, s.Config) { // limits may have come and gone again, and taken what the ring has
+			f.ring.reset(f.head)
+			f.warmed = false
+		}
 	}
 	f.mu.Unlock()
 	if !same {
@@ -337,28 +341,26 @@ func (f *feed) deliver(run int, entries []Entry) {
 		}
 		if e.Prev > f.head {
 			// Something is missing: each leg asks the store what and whether it matters.
-			f.ring, f.ringAfter, f.ringSize = nil, e.Prev, 0
+			f.give()
+			f.ring.reset(e.Prev)
 			for l := range f.legs {
 				l.fallBehind(f.head)
 			}
 		}
-		before := f.head
 		f.head = seq
 		f.newest.Store(seq)
-		f.remember(e.Message)
 		size := f.stored.Load()
 		f.stored.Add(f.b.limits.StoredSize(e.Message.Subject, e.Message.Header, e.Message.Data))
 		if !f.acceptable(e.Message) {
 			continue
 		}
-		it := item{m: e.Message, at: now, before: size}
-		f.matches = f.index.Match(e.Message.Subject, f.matches[:0])
-		for _, l := range f.matches {
-			if l.push(it, before) {
-				f.starting = append(f.starting, l.sub)
-			}
+		f.ring.add(e.Message)
+		if len(f.items) > 0 && f.items[0].m.Subject != e.Message.Subject {
+			f.give()
 		}
+		f.items = append(f.items, item{m: e.Message, at: now, before: size})
 	}
+	f.give()
 	f.b.crew.add(f.starting...)
 	clear(f.starting)
 	f.starting = f.starting[:0]
@@ -366,6 +368,21 @@ func (f *feed) deliver(run int, entries []Entry) {
 		close(f.moved)
 		f.moved = nil
 	}
+}
+
+// give gives the legs of one subject what has come for it.
+func (f *feed) give() {
+	if len(f.items) == 0 {
+		return
+	}
+	f.matches = f.index.Match(f.items[0].m.Subject, f.matches[:0])
+	for _, l := range f.matches {
+		if l.push(f.items...) {
+			f.starting = append(f.starting, l.sub)
+		}
+	}
+	clear(f.items)
+	f.items = f.items[:0]
 }
 
 // acceptable reports whether a message keeps the grammar; a foreign client may have stored one that doesn't.
@@ -380,16 +397,6 @@ func (f *feed) acceptable(m *bus.Message) bool {
 	return err == nil
 }
 
-func (f *feed) remember(m *bus.Message) {
-	f.ring = append(f.ring, m)
-	f.ringSize += messageSize(m)
-	for len(f.ring) > ringMsgs || f.ringSize > ringBytes {
-		f.ringAfter = f.ring[0].Cursor.Sequence()
-		f.ringSize -= messageSize(f.ring[0])
-		f.ring = f.ring[1:]
-	}
-}
-
 // messageSize is what a waiting message counts.
 func messageSize(m *bus.Message) int {
 	return len(m.Subject) + len(m.Data) + HeaderSize(m.Header)
@@ -398,26 +405,17 @@ func messageSize(m *bus.Message) int {
 // fromRing answers a query from the ring, if it reaches back far enough.
 func (f *feed) fromRing(epoch string, q Query) (Batch, bool) {
 	f.mu.Lock()
-	ring, after, head := f.ring, f.ringAfter, f.head
+	entries, after, head := f.ring.entries, f.ring.after, f.head
 	usable := f.epoch == epoch && q.After >= after && q.After < head // the store may be ahead of the feed
 	f.mu.Unlock()
 	if !usable {
 		return Batch{}, false
 	}
 	batch := Batch{Through: min(head, q.UpTo)}
-	i, _ := slices.BinarySearchFunc(ring, q.After+1, func(m *bus.Message, seq uint64) int {
-		switch s := m.Cursor.Sequence(); {
-		case s < seq:
-			return -1
-		case s > seq:
-			return 1
-		}
-		return 0
-	})
 	size := 0
-	for _, m := range ring[i:] {
-		seq := m.Cursor.Sequence()
-		if seq > q.UpTo {
+	for i := firstBehind(entries, q.After); i < len(entries); i++ {
+		m := entries[i].m
+		if m.Cursor.Sequence() > q.UpTo {
 			break
 		}
 		if !bus.Match(q.Pattern, m.Subject) {
@@ -438,13 +436,14 @@ func (f *feed) seekRing(st State, pattern string, n int, upTo uint64) (after uin
 		return 0, false
 	}
 	f.mu.Lock()
-	ring, ringAfter := f.ring, f.ringAfter
+	entries, ringAfter := f.ring.entries, f.ring.after
 	usable := f.epoch == st.Epoch && f.head >= upTo
 	f.mu.Unlock()
 	if !usable {
 		return 0, false
 	}
-	for _, m := range slices.Backward(ring) {
+	for i := len(entries) - 1; i >= 0; i-- {
+		m := entries[i].m
 		seq := m.Cursor.Sequence()
 		if seq < st.First {
 			return st.First - 1, true

@@ -273,7 +273,7 @@ func (g *group) join(ctx context.Context, grouper Grouper, stream string, l *leg
 		return err
 	}
 	defer g.b.releaseFeed(f)
-	at, err := l.sub.position(ctx, f, &o.Start)
+	at, err := l.sub.position(ctx, f, &o.Start, nil)
 	if err != nil {
 		return err
 	}

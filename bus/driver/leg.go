@@ -51,33 +51,39 @@ type leg struct {
 	drainTo uint64  // while draining: captured: the last sequence; uncaptured: how many are left
 }
 
-// push queues a message, if the leg takes from its queue. before is the feed's head before it. It reports whether the
-// caller is to add the subscription to the crew.
-func (l *leg) push(it item, before uint64) (start bool) {
-	m := it.m
+// push queues messages, if the leg takes from its queue. It reports whether the caller is to add the subscription to the crew.
+func (l *leg) push(items ...item) (start bool) {
 	s := l.sub
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended || s.draining && l.feed == nil {
 		return false
 	}
-	if l.feed != nil {
-		if l.state == behind || m.Cursor.Sequence() <= l.from {
+	for _, it := range items {
+		if l.feed == nil {
+			for l.fullLocked(it.m) {
+				l.queue.pop()
+				l.open = max(0, l.open-1)
+				l.dropped++
+				s.dropped.Add(1)
+			}
+			l.queue.push(it)
+			continue
+		}
+		seq := it.m.Cursor.Sequence()
+		if l.state == behind {
 			return false
 		}
-		if l.fullLocked(m) {
-			l.fallBehindLocked(before)
+		if seq <= l.from {
+			continue
+		}
+		if l.fullLocked(it.m) {
+			l.fallBehindLocked(seq - 1)
 			return s.beginLocked()
 		}
+		l.queue.push(it)
 	}
-	for l.feed == nil && l.fullLocked(m) {
-		l.queue.pop()
-		l.open = max(0, l.open-1)
-		l.dropped++
-		s.dropped.Add(1)
-	}
-	l.queue.push(it)
-	return s.wakeLocked()
+	return l.queue.len > 0 && s.wakeLocked()
 }
 
 // fullLocked reports whether the queue has no place for m.

@@ -27,6 +27,7 @@ type listener struct {
 	mu       sync.Mutex // before any subscription's
 	legs     []*leg
 	starting []*subscription // scratch
+	items    []item          // scratch
 	early    []item          // what came for a group whose leg isn't there yet: nobody else is given it
 }
 
@@ -170,16 +171,18 @@ func (n *listener) Deliver(entries ...Entry) {
 		if _, captured := t.captures(e.Message.Subject); captured || !n.acceptable(e.Message) {
 			continue
 		}
-		it := item{m: e.Message}
-		if n.group != "" && len(n.legs) == 0 {
-			n.early = append(n.early, it)
-		}
-		for _, l := range n.legs {
-			if l.push(it, 0) {
-				n.starting = append(n.starting, l.sub)
-			}
+		n.items = append(n.items, item{m: e.Message})
+	}
+	if n.group != "" && len(n.legs) == 0 {
+		n.early = append(n.early, n.items...)
+	}
+	for _, l := range n.legs {
+		if l.push(n.items...) {
+			n.starting = append(n.starting, l.sub)
 		}
 	}
+	clear(n.items)
+	n.items = n.items[:0]
 	n.b.crew.add(n.starting...)
 	clear(n.starting)
 	n.starting = n.starting[:0]

@@ -174,7 +174,7 @@ func (s *subscription) connect(ctx context.Context, r route, start *bus.Start) e
 	defer s.mu.Unlock()
 	s.whole = true
 	s.markCaughtUpLocked()
-	if slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed != nil && l.state != live || len(l.notices) > 0 }) {
+	if slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed != nil && l.state != live || len(l.batch) > 0 || len(l.notices) > 0 }) {
 		s.startLocked()
 	}
 	return nil
@@ -214,10 +214,8 @@ func (s *subscription) connectUncaptured(ctx context.Context) error {
 	}
 	n.addLocked(l)
 	s.mu.Unlock()
-	for _, it := range n.early {
-		if l.push(it, 0) {
-			s.b.crew.add(s)
-		}
+	if l.push(n.early...) {
+		s.b.crew.add(s)
 	}
 	n.early = nil
 	return nil
@@ -274,7 +272,14 @@ func (s *subscription) connectStream(ctx context.Context, name string, start *bu
 	if err != nil {
 		return err
 	}
-	l, err := s.position(ctx, f, start)
+	done, st, err := s.recent(ctx, f, start)
+	if done {
+		return nil
+	}
+	var l *leg
+	if err == nil {
+		l, err = s.position(ctx, f, start, st)
+	}
 	if err == nil && !s.add(l) {
 		err = errEnded
 	}
@@ -301,8 +306,8 @@ func (s *subscription) connectStream(ctx context.Context, name string, start *bu
 	return nil
 }
 
-// position makes a leg that stands where start says.
-func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) (*leg, error) {
+// position makes a leg that stands where start says. known, if not nil, is what the stream holds, asked since the call began.
+func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start, known *State) (*leg, error) {
 	stream := *f.config.Load()
 	if start.Kind == bus.StartNew && s.b.sole {
 		// Nobody else stores anything, so what is stored at the call has been acknowledged to us or comes from the feed.
@@ -313,10 +318,14 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 		last = max(last, s.b.ackedOf(stream).Load())
 		return &leg{sub: s, feed: f, epoch: epoch, from: last, began: cursorOrZero(epoch, last)}, nil
 	}
-	st, err := f.states.Get(ctx)
-	if err != nil {
-		return nil, err
+	if known == nil {
+		asked, err := f.states.Get(ctx)
+		if err != nil {
+			return nil, err
+		}
+		known = &asked
 	}
+	st := *known
 	stream = *f.config.Load()
 	if st.Epoch != stream.Epoch {
 		return nil, ErrEpoch
@@ -341,9 +350,15 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start) 
 			l.pos = min(max(1, st.First)-1, last) // what limits took before it is told by that, too
 		}
 	case bus.StartLast, bus.StartSince, bus.StartLastPerSubject:
-		if after, ok := f.seekRing(st, s.pattern, start.N, last); ok && start.Kind == bus.StartLast {
-			l.pos = after
-			break
+		if start.Kind == bus.StartLast {
+			after, ok := f.seekRing(st, s.pattern, start.N, last)
+			if !ok && f.warm(ctx, st) {
+				after, ok = f.seekRing(st, s.pattern, start.N, last)
+			}
+			if ok {
+				l.pos = after
+				break
+			}
 		}
 		release, err := f.slot(ctx)
 		if err != nil {

@@ -16,7 +16,7 @@ import (
 const (
 	defaultMaxMsgs  = 1024
 	defaultMaxBytes = 1 << 20
-	maxBatch        = 256
+	maxBatch        = 1024
 	// freshness is how old the answer may be that a waiting message still stands.
 	freshness = 100 * time.Millisecond
 )

@@ -20,8 +20,6 @@ const (
 	// ackTimeout bounds the wait for an acknowledgement: a server whose disk is full never answers.
 	ackTimeout = 10 * time.Second
 	sweepEvery = time.Second
-	// maxAnswers is how many answers are marked with one write.
-	maxAnswers = 256
 )
 
 // acks is where streams say what has become of what was published: one subscription for all who wait. A request of the
@@ -45,7 +43,8 @@ type waiter struct {
 	subject string
 	until   int // sweeps
 	told    chan answer
-	commit  *commit // that counts on it; nil: none, or it has its answer
+	then    func(x answer) // instead, for one that doesn't wait; it doesn't block, and not use acks
+	commit  *commit        // that counts on it; nil: none, or it has its answer
 }
 
 // answer is what became of a publish.
@@ -101,8 +100,7 @@ func (a *acks) receive(m *nats.Msg) {
 		x.token = token
 		a.answers = append(a.answers, x)
 	}
-	// This one is still counted.
-	if pending, _, err := a.sub.Pending(); err == nil && pending > 1 && len(a.answers) < maxAnswers {
+	if len(a.answers) < maxTogether && more(m) {
 		return
 	}
 	high := uint64(0)
@@ -149,7 +147,7 @@ func (a *acks) settle(answers []answer) {
 		if w := a.waiting[x.token]; w != nil {
 			delete(a.waiting, x.token)
 			w.arrive()
-			w.told <- x
+			w.tell(x)
 		}
 	}
 }
@@ -167,6 +165,14 @@ func (a *acks) wait(ctx context.Context, token uint64, w *waiter) (x answer) {
 	}
 	waiters.Put(w)
 	return x
+}
+
+func (w *waiter) tell(x answer) {
+	if w.then != nil {
+		w.then(x)
+	} else {
+		w.told <- x
+	}
 }
 
 // arrive says that the commit needn't count on w any more.
@@ -189,7 +195,7 @@ func (a *acks) fail(err error, about func(w *waiter) bool) (found bool) {
 			found = true
 			delete(a.waiting, token)
 			w.arrive()
-			w.told <- answer{err: err}
+			w.tell(answer{err: err})
 		}
 	}
 	return found

@@ -86,9 +86,10 @@
 // # Streams
 //
 // There is one consumer at the server per stream that this process subscribes to, however
-// many subscriptions there are, and none that outlives the bus by more than 30 seconds.
-// Streams that others created can be used as well; those without direct access (allow_direct) are read message
-// by message. An epoch is the time of a stream's creation and, where the server is embedded, how often
+// many subscriptions there are, and at most four more while somebody reads a long past; none outlives the bus by more
+// than 30 seconds. Streams that others created can be used as well; those without direct access (allow_direct) are
+// read message by message until such a consumer does it. What is published without waiting (bus.AsyncPublisher) is
+// stored as it comes, in a cluster one message after the other. An epoch is the time of a stream's creation and, where the server is embedded, how often
 // the stream has lost its end since: by damage, or perhaps by a crash of the machine. Streams that other processes
 // create or delete are noticed within a second.
 //

@@ -77,6 +77,9 @@ type backend struct {
 	lastKnown map[string]driver.Stream // for streams whose leader can't be asked
 	report    func(bus.Problem)        // to the hook of the bus; nil while it is being opened
 	acks      acks
+	gets      gets
+	scans     scans
+	lanes     sync.Map // stream to *lane
 
 	ids      string // before the number of a call: no other backend has it
 	nextCall atomic.Uint64
@@ -136,6 +139,7 @@ func newBackend(log *slog.Logger) *backend {
 		shares:    map[*groupShare]struct{}{},
 		lastKnown: map[string]driver.Stream{},
 		stopPoll:  make(chan struct{}),
+		scans:     scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
 	}
 	return b
 }
@@ -173,6 +177,11 @@ func (b *backend) dial(url string, opts []nats.Option) error {
 	}
 	if b.rc, err = nats.Connect(url, append(opts, nats.DisconnectErrHandler(lost))...); err != nil {
 		b.nc.Close()
+		return err
+	}
+	if err = b.gets.listen(b); err != nil {
+		b.nc.Close()
+		b.rc.Close()
 	}
 	b.elects = b.node != b.server || err == nil && b.nc.ConnectedClusterName() != ""
 	return err
@@ -274,12 +283,16 @@ func (b *backend) health(ctx context.Context) error {
 func (b *backend) Interrupt() { b.interrupt(bus.ErrClosed) }
 
 // interrupt ends the running Appends for a reason.
-func (b *backend) interrupt(reason error) { b.acks.fail(unknown(reason), everyone) }
+func (b *backend) interrupt(reason error) {
+	b.lanes.Range(func(_, l any) bool { l.(*lane).fail(reason); return true })
+	b.acks.fail(unknown(reason), everyone)
+}
 
 // Close implements driver.Backend.
 func (b *backend) Close() error {
 	close(b.stopPoll)
 	b.polled.Wait()
+	b.scans.close()
 	b.nc.Close()
 	b.rc.Close()
 	if b.node != nil {

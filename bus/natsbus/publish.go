@@ -27,7 +27,19 @@ func (b *backend) Append(ctx context.Context, s driver.Stream, p *driver.Publica
 	if err != nil {
 		return driver.Ack{}, err
 	}
-	x := b.deliver(ctx, s, p, h)
+	return b.finish(ctx, s, p, b.deliver(ctx, s, p, h))
+}
+
+// final reports whether finish has nothing to ask about an answer.
+func final(s driver.Stream, p *driver.Publication, x answer) bool {
+	if x.err != nil {
+		return p.ID == "" || !errors.Is(x.err, bus.ErrConflict)
+	}
+	return x.stream == s.Config.Name
+}
+
+// finish makes an answer into what Append returns.
+func (b *backend) finish(ctx context.Context, s driver.Stream, p *driver.Publication, x answer) (driver.Ack, error) {
 	if errors.Is(x.err, bus.ErrConflict) && p.ID != "" {
 		// The server looks at the expected sequence first: this may be a repetition of what has succeeded.
 		if seq, found := b.findID(ctx, s, p); found {
@@ -72,20 +84,29 @@ func fits(s driver.Stream, p *driver.Publication, h nats.Header) error {
 func (b *backend) publish(ctx context.Context, stream string, p *driver.Publication, h nats.Header, patience time.Duration) answer {
 	w := waiters.Get().(*waiter)
 	w.subject = p.Subject
+	token, err := b.begin(w, stream, p, h, patience)
+	if err != nil {
+		waiters.Put(w)
+		return answer{err: err}
+	}
+	return b.acks.wait(ctx, token, w)
+}
+
+// begin sends p, about which w is told then. On an error it isn't.
+func (b *backend) begin(w *waiter, stream string, p *driver.Publication, h nats.Header, patience time.Duration) (token uint64, err error) {
 	if commits := b.commits(); commits != nil {
 		w.commit = commits.of(stream)
 		w.commit.coming.Add(1)
 	}
 	token, reply := b.acks.begin(w, patience)
-	err := b.storeFailure() // it wouldn't answer
+	err = b.storeFailure() // it wouldn't answer
 	if err == nil {
 		err = b.send(p, reply, h)
 	}
 	if err != nil && b.acks.forget(token) {
-		waiters.Put(w)
-		return answer{err: err}
+		return 0, err
 	}
-	return b.acks.wait(ctx, token, w)
+	return token, nil // w has been told why
 }
 
 // send hands p to the connection. reply, if not "", is where its stream is to answer.

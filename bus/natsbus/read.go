@@ -1,202 +1,18 @@
 package natsbus
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/base64"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
-	"strconv"
-	"time"
-
-	"github.com/nats-io/nats.go"
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/driver"
 )
 
-// getRequest asks a stream for messages, past any consumer.
-type getRequest struct {
-	Seq       uint64     `json:"seq,omitempty"`
-	Next      string     `json:"next_by_subj,omitempty"`
-	Last      []string   `json:"multi_last,omitempty"`
-	UpTo      uint64     `json:"up_to_seq,omitempty"`
-	StartTime *time.Time `json:"start_time,omitempty"`
-	Batch     int        `json:"batch,omitempty"`
-	MaxBytes  int        `json:"max_bytes,omitempty"`
-}
-
-// getResult is what came back.
-type getResult struct {
-	messages []*bus.Message // without an epoch: see stamp
-	ids      map[uint64]string
-	pending  uint64 // how many more match
-	guessed  bool   // pending only says whether to ask again
-	call     string // of the last message: see callHeader
-}
-
-var headerEnd = []byte("\r\n\r\n")
-
-var errTooMany = errors.New("more subjects than the server lists at once")
-
-// get asks whoever holds the stream and may answer directly.
-func (b *backend) get(ctx context.Context, stream string, r getRequest) (*getResult, error) {
-	result, err := b.getDirect(ctx, stream, r)
-	if errors.Is(err, nats.ErrNoResponders) {
-		// The stream doesn't allow it, or isn't there.
-		if len(r.Last) > 0 {
-			return nil, errTooMany
-		}
-		return b.getOne(ctx, stream, r)
-	}
-	return result, err
-}
-
-func (b *backend) getDirect(ctx context.Context, stream string, r getRequest) (*getResult, error) {
-	body, err := json.Marshal(r)
-	if err != nil {
-		return nil, err
-	}
-	if _, bounded := ctx.Deadline(); !bounded {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, askTimeout)
-		defer cancel()
-	}
-	inbox := b.rc.NewInbox()
-	sub, err := b.rc.SubscribeSync(inbox)
-	if err != nil {
-		return nil, connectionError(ctx, err)
-	}
-	defer func() {
-		if err := sub.Unsubscribe(); err != nil && !b.rc.IsClosed() {
-			b.log.Warn("natsbus: unsubscribe", "error", err)
-		}
-	}()
-	if err := sub.SetPendingLimits(-1, -1); err != nil {
-		return nil, err
-	}
-	if err := b.rc.PublishRequest(b.call("$JS.API.DIRECT.GET."+stream), inbox, body); err != nil {
-		return nil, connectionError(ctx, err)
-	}
-	result := &getResult{ids: map[uint64]string{}}
-	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if errors.Is(err, nats.ErrNoResponders) {
-			return nil, err
-		}
-		if err != nil {
-			return nil, connectionError(ctx, err)
-		}
-		if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 && m.Header.Get("Nats-Sequence") == "" {
-			switch status {
-			case "503":
-				return nil, nats.ErrNoResponders
-			case "404":
-				return result, nil
-			case "413":
-				return nil, errTooMany
-			case "204":
-				result.pending, err = strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64)
-				if err != nil || m.Header.Get("Nats-Last-Sequence") != strconv.FormatUint(result.last(), 10) {
-					return nil, errReply
-				}
-				return result, nil
-			}
-			return nil, fmt.Errorf("%w: read: %s %s", bus.ErrUnavailable, status, m.Header.Get("Description"))
-		}
-		seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
-		at, err2 := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
-		if err != nil || err2 != nil {
-			return b.pastUnreadable(ctx, stream, r, result)
-		}
-		if previous := m.Header.Get("Nats-Last-Sequence"); previous != "" && previous != strconv.FormatUint(result.last(), 10) {
-			return nil, errReply // one has got lost between two servers
-		}
-		result.add(m.Header.Get("Nats-Subject"), seq, at, m.Data, b.headerAt(stream, seq, m.Header))
-	}
-}
-
-// pastUnreadable ends an answer before a message whose header can't be read, and with it the place where it stands.
-func (b *backend) pastUnreadable(ctx context.Context, stream string, r getRequest, before *getResult) (*getResult, error) {
-	switch {
-	case len(r.Last) > 0:
-		return nil, errTooMany // one that reads everything comes past it
-	case len(before.messages) == 0:
-		return b.getOne(ctx, stream, r)
-	}
-	before.pending, before.guessed = 1, true
-	return before, nil
-}
-
-// headerAt is the header of a message of a stream, unless it is in doubt.
-func (b *backend) headerAt(stream string, seq uint64, h nats.Header) nats.Header {
-	if b.server != nil && b.server.doubts.of(stream, seq) {
-		return unreadable
-	}
-	return h
-}
-
-// getOne reads one message through the stream's leader.
-func (b *backend) getOne(ctx context.Context, stream string, r getRequest) (*getResult, error) {
-	r.Batch, r.MaxBytes = 0, 0
-	var answer struct {
-		Message struct {
-			Subject string    `json:"subject"`
-			Seq     uint64    `json:"seq"`
-			Header  string    `json:"hdrs"`
-			Data    []byte    `json:"data"`
-			Time    time.Time `json:"time"`
-		} `json:"message"`
-	}
-	result := &getResult{ids: map[uint64]string{}}
-	err := b.ask(ctx, "$JS.API.STREAM.MSG.GET."+stream, r, &answer)
-	var refused *apiError
-	if errors.As(err, &refused) && refused.Code == codeNoSuchMessage {
-		return result, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	m := &answer.Message
-	raw, err := base64.StdEncoding.DecodeString(m.Header)
-	if err != nil {
-		return nil, errReply
-	}
-	var h nats.Header
-	if len(raw) > 0 {
-		// What stands behind its end was once data.
-		if h, err = nats.DecodeHeadersMsg(raw); err != nil || bytes.Index(raw, headerEnd) != len(raw)-len(headerEnd) {
-			h = unreadable
-		}
-	}
-	result.add(m.Subject, m.Seq, m.Time, m.Data, b.headerAt(stream, m.Seq, h))
-	result.pending, result.guessed = 1, true
-	return result, nil
-}
-
-func (r *getResult) add(subject string, seq uint64, at time.Time, data []byte, h nats.Header) {
-	if id := h.Get(nats.MsgIdHdr); id != "" {
-		r.ids[seq] = id
-		r.call = h.Get(callHeader)
-	}
-	r.messages = append(r.messages, &bus.Message{
-		Subject: subject, Data: data[:len(data):len(data)], Header: header(h), Time: at, Cursor: bus.NewCursor("-", seq),
-	})
-}
-
-// stamp gives messages their epoch.
-func stamp(messages []*bus.Message, epoch string) {
-	for _, m := range messages {
-		m.Cursor = bus.NewCursor(epoch, m.Cursor.Sequence())
-	}
-}
-
 // Read implements driver.Backend.
 func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
-	r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: q.Pattern, Batch: q.MaxMsgs, MaxBytes: q.MaxBytes}, q.UpTo)
+	r, err := b.page(ctx, s.Config.Name, q.After+1, q.Pattern, q.MaxMsgs, q.MaxBytes, q.UpTo)
 	if err != nil {
 		return driver.Batch{}, err
 	}
@@ -251,7 +67,7 @@ func (r *getResult) batch(q driver.Query, epoch string) driver.Batch {
 // readHoles reads everything and matches here: where messages were deleted from the middle
 // of a stream, only the sequence of all shows what is missing.
 func (b *backend) readHoles(ctx context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
-	r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: ">", Batch: q.MaxMsgs, MaxBytes: q.MaxBytes}, q.UpTo)
+	r, err := b.page(ctx, s.Config.Name, q.After+1, ">", q.MaxMsgs, q.MaxBytes, q.UpTo)
 	if err != nil {
 		return driver.Batch{}, err
 	}
@@ -355,7 +171,7 @@ func (b *backend) countBack(ctx context.Context, s driver.Stream, q driver.Query
 		read := q
 		read.After, read.MaxMsgs, read.MaxBytes = near-1, 1000, 1<<20
 		for read.After < q.UpTo {
-			r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: read.After + 1, Next: q.Pattern, Batch: read.MaxMsgs, MaxBytes: read.MaxBytes}, q.UpTo)
+			r, err := b.page(ctx, s.Config.Name, read.After+1, q.Pattern, read.MaxMsgs, read.MaxBytes, q.UpTo)
 			if err != nil {
 				return 0, err
 			}
@@ -419,7 +235,7 @@ func (b *backend) lastByReading(ctx context.Context, s driver.Stream, q driver.Q
 	last := map[string]*bus.Message{}
 	q.After, q.MaxMsgs, q.MaxBytes = 0, 1000, 4<<20
 	for q.After < q.UpTo {
-		r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Next: q.Pattern, Batch: q.MaxMsgs, MaxBytes: q.MaxBytes}, q.UpTo)
+		r, err := b.page(ctx, s.Config.Name, q.After+1, q.Pattern, q.MaxMsgs, q.MaxBytes, q.UpTo)
 		if err != nil {
 			return nil, err
 		}

@@ -3,7 +3,6 @@ package natsbus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +23,15 @@ const (
 	removeTimeout = 500 * time.Millisecond
 	// pause lies between attempts to tail a stream again.
 	pause = 100 * time.Millisecond
+	// maxTogether is how many messages that have arrived are delivered together.
+	maxTogether = 256
 )
+
+// more reports whether another message of m's subscription has arrived already, whose callback comes after this one's.
+func more(m *nats.Msg) bool {
+	pending, _, err := m.Sub.Pending() // m is still counted
+	return err == nil && pending > 1
+}
 
 // header returns what a handler sees of a message's header: not what is NATS's own.
 func header(h nats.Header) bus.Header {
@@ -58,6 +65,10 @@ type listen struct {
 	sink    driver.Sink
 	sub     *nats.Subscription
 	handled atomic.Int64
+
+	// Of the subscription's goroutine: what is delivered next, and how many messages that comes of.
+	entries []driver.Entry
+	taken   int64
 }
 
 // Listen implements driver.Backend.
@@ -77,10 +88,7 @@ func (b *backend) Listen(ctx context.Context, pattern string, sink driver.Sink) 
 }
 
 func (b *backend) listen(ctx context.Context, l *listen, pattern, queue string) (err error) {
-	l.sub, err = b.nc.QueueSubscribe(pattern, queue, func(m *nats.Msg) {
-		l.receive(m)
-		l.handled.Add(1)
-	})
+	l.sub, err = b.nc.QueueSubscribe(pattern, queue, l.receive)
 	if err != nil {
 		return connectionError(ctx, err)
 	}
@@ -108,8 +116,18 @@ func (l *listen) receive(m *nats.Msg) {
 	}
 	// A wildcard also sees what is reserved: $JS, _INBOX.
 	if subject[0] != '$' && subject[0] != '_' {
-		l.sink.Deliver(driver.Entry{Message: &bus.Message{Subject: subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(readable(m))}})
+		l.entries = append(l.entries, driver.Entry{Message: &bus.Message{
+			Subject: subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(readable(m)),
+		}})
 	}
+	l.taken++
+	if len(l.entries) < maxTogether && more(m) {
+		return
+	}
+	l.sink.Deliver(l.entries...)
+	l.handled.Add(l.taken)
+	clear(l.entries)
+	l.entries, l.taken = l.entries[:0], 0
 }
 
 // Flush implements driver.Backend.
@@ -171,6 +189,7 @@ type tail struct {
 	heard    time.Time
 	sub      *nats.Subscription
 	name     string
+	entries  []driver.Entry // what is delivered next
 }
 
 // Tail implements driver.Backend.
@@ -268,6 +287,7 @@ func (t *tail) start(ctx context.Context) error {
 	t.run++
 	run := t.run
 	// An inbox is unique, and so is a name that is made of it.
+	t.entries = nil // they come again
 	t.consumed, t.heard, t.name = 0, time.Now(), "jitney-"+strings.NewReplacer("_INBOX.", "", ".", "-").Replace(inbox)
 	after, consumer := t.after, t.name
 	t.mu.Unlock()
@@ -316,15 +336,22 @@ func (t *tail) removeHere() string {
 }
 
 func (t *tail) removeThere(name string) {
-	if name == "" || !t.b.rc.IsConnected() {
-		return // the server removes it by itself
+	if name != "" {
+		t.b.removeConsumer(t.stream.Config.Name, name)
+	}
+}
+
+// removeConsumer removes what the server otherwise keeps for a while.
+func (b *backend) removeConsumer(stream, name string) {
+	if !b.rc.IsConnected() {
+		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout)
 	defer cancel()
-	err := t.b.ask(ctx, "$JS.API.CONSUMER.DELETE."+t.stream.Config.Name+"."+name, nil, nil)
+	err := b.ask(ctx, "$JS.API.CONSUMER.DELETE."+stream+"."+name, nil, nil)
 	var gone *apiError
 	if err != nil && !errors.As(err, &gone) {
-		t.b.log.Warn("natsbus: a consumer is left to the server to remove", "stream", t.stream.Config.Name, "after", inactive, "error", err)
+		b.log.Warn("natsbus: a consumer is left to the server to remove", "stream", stream, "after", inactive, "error", err)
 	}
 }
 
@@ -337,25 +364,42 @@ func (t *tail) receive(run int, m *nats.Msg) {
 	}
 	t.heard = time.Now()
 	if status := m.Header.Get("Status"); status != "" && len(m.Data) == 0 && !strings.HasPrefix(m.Reply, "$JS.ACK.") {
+		t.deliver()
 		t.control(status, m)
 		return
 	}
 	place, ok := parsePlace(m.Reply)
 	if !ok || place.consumed != t.consumed+1 {
+		t.deliver()
 		t.run++ // nothing more of this consumer
 		t.again()
 		return
 	}
 	t.consumed = place.consumed
-	if place.sequence <= t.after {
+	if place.sequence > t.after {
+		t.entries = append(t.entries, driver.Entry{Prev: place.sequence - 1, Message: &bus.Message{
+			Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(readable(m)),
+			Cursor: bus.NewCursor(t.stream.Epoch, place.sequence), Time: place.time,
+		}})
+	}
+	if len(t.entries) == maxTogether || !more(m) {
+		t.deliver()
+	}
+}
+
+// deliver delivers what has been taken.
+func (t *tail) deliver() {
+	for len(t.entries) > 0 && t.entries[0].Message.Cursor.Sequence() <= t.after {
+		t.entries = t.entries[1:] // the tail has read on meanwhile
+	}
+	if len(t.entries) == 0 {
 		return
 	}
-	t.after = place.sequence
-	t.b.reached(t.stream.Config.Name, place.sequence)
-	t.sink.Deliver(driver.Entry{Prev: place.sequence - 1, Message: &bus.Message{
-		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(readable(m)),
-		Cursor: bus.NewCursor(t.stream.Epoch, place.sequence), Time: place.time,
-	}})
+	t.after = t.entries[len(t.entries)-1].Message.Cursor.Sequence()
+	t.b.reached(t.stream.Config.Name, t.after)
+	t.sink.Deliver(t.entries...)
+	clear(t.entries)
+	t.entries = t.entries[:0]
 }
 
 // control answers flow control, and compares a heartbeat with what was received.
@@ -385,32 +429,34 @@ type place struct {
 	attempt            int
 	sequence, consumed uint64
 	time               time.Time
+	pending            uint64 // how many more match
 }
 
-// parsePlace reads the reply subject of a consumer's message: $JS.ACK.STREAM.CONSUMER.
-// DELIVERED.SEQUENCE.CONSUMED.TIME.PENDING, with a domain and an account before STREAM in
-// the longer form.
+// parsePlace reads the reply subject of a consumer's message: $JS.ACK.STREAM.CONSUMER.DELIVERED.SEQUENCE.CONSUMED.
+// TIME.PENDING, with a domain and an account before STREAM in the longer form.
 func parsePlace(reply string) (place, bool) {
-	var p place
-	tokens := strings.Split(reply, ".")
-	if len(tokens) < 9 || tokens[0] != "$JS" || tokens[1] != "ACK" {
-		return p, false
+	rest, ok := strings.CutPrefix(reply, "$JS.ACK.")
+	if !ok {
+		return place{}, false
 	}
-	at := 4
-	if len(tokens) > 9 {
-		at = 6
+	before := 2
+	if strings.Count(rest, ".") > 6 {
+		before = 4
 	}
-	if len(tokens) < at+4 {
-		return p, false
+	for range before {
+		if _, rest, ok = strings.Cut(rest, "."); !ok {
+			return place{}, false
+		}
 	}
-	var err [4]error
-	var nanos int64
-	p.attempt, err[3] = strconv.Atoi(tokens[at])
-	p.sequence, err[0] = strconv.ParseUint(tokens[at+1], 10, 64)
-	p.consumed, err[1] = strconv.ParseUint(tokens[at+2], 10, 64)
-	nanos, err[2] = strconv.ParseInt(tokens[at+3], 10, 64)
-	p.time = time.Unix(0, nanos)
-	return p, err == [4]error{} && p.sequence > 0
+	var numbers [5]uint64
+	for i := range numbers {
+		var token string
+		token, rest, _ = strings.Cut(rest, ".")
+		var err error
+		if numbers[i], err = strconv.ParseUint(token, 10, 63); err != nil {
+			return place{}, false
+		}
+	}
+	p := place{attempt: int(numbers[0]), sequence: numbers[1], consumed: numbers[2], time: time.Unix(0, int64(numbers[3])), pending: numbers[4]}
+	return p, p.sequence > 0
 }
-
-var errReply = fmt.Errorf("%w: the server's answer to a read can't be understood", bus.ErrUnavailable)

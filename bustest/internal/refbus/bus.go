@@ -52,6 +52,7 @@ type Bus struct {
 	done chan struct{} // closed when Close is done
 	ends chan struct{} // closed when Close begins
 
+	async  async
 	fan    sync.Mutex     // of the bug serialFanout
 	racy   map[string]int // of the bug racyMap
 	leaked []any          //  of bugs that keep what has ended
@@ -92,6 +93,7 @@ func openBus(cfg Config, opts []bus.OpenOption) (*Bus, error) {
 		groups: map[string]*group{}, kept: map[string]*place{}, waiting: map[*subscription]struct{}{},
 		wire: make(chan parcel, 1), pool: make(chan struct{}, 64),
 	}
+	b.async.idle = sync.NewCond(&b.async.mu)
 	if cfg.Dir != "" && !cfg.Volatile {
 		if err := b.load(); err != nil {
 			return nil, fmt.Errorf("refbus: open %s: %w", cfg.Dir, err)

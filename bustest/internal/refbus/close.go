@@ -54,6 +54,7 @@ func (b *Bus) Close(ctx context.Context) error {
 
 // finish drains the subscriptions, until ctx ends, and releases everything.
 func (b *Bus) finish(ctx context.Context) {
+	b.waitAsync()
 	b.flush()
 	if b.bug("closeLosesLate") || b.bug("closeRefusesStored") {
 		_ = pauseUntil(ctx, 10*time.Millisecond) // so that calls meet it

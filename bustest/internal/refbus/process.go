@@ -137,6 +137,7 @@ func (p *process) Close(ctx context.Context) error {
 	if len(others) == 0 || p.bug("closeEndsAll") {
 		return p.Bus.Close(ctx)
 	}
+	p.waitAsync()
 	p.mu.Lock()
 	subs := p.members(func(s *subscription) bool { return s.process == p })
 	p.mu.Unlock()
