@@ -15,8 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
 	"github.com/jitney-go/jitney/bus"
 )
 
@@ -39,7 +37,7 @@ func (e *embedded) groupCommit(settle func(stored []answer)) {
 		return
 	}
 	e.commits = &commits{
-		dir:    filepath.Join(e.config.StoreDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams"),
+		dir:    e.streamsDir(),
 		all:    func() error { return e.disk.sync(context.Background()) },
 		settle: settle, streams: map[string]*commit{},
 	}

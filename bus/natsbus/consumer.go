@@ -102,6 +102,9 @@ func (p *groupShare) ensure(ctx context.Context) error {
 		}
 		request := map[string]any{"stream_name": p.stream.Config.Name, "config": config, "action": "create"}
 		err = p.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+p.stream.Config.Name+"."+p.consumer, request, nil)
+		if err == nil && p.group.Durable && p.b.server != nil {
+			err = p.b.server.made(ctx, configOf{p.stream.Config.Name, p.consumer})
+		}
 		if err == nil {
 			return p.b.sameEpoch(ctx, p.stream)
 		}

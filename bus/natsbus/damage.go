@@ -1,139 +1,481 @@
 package natsbus
 
 import (
-	"bufio"
 	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"math"
+	"hash"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/minio/highwayhash"
+	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/jitney-go/jitney/bus"
 )
 
-// Of a block of messages, as the server's filestore.go writes it.
+// The server's files of messages are records, one after the other (writeMsgRecordLocked in server/filestore.go of
+// nats-server 2.15), little-endian:
+//
+//	4  length of the record; the highest bit says that there is a header
+//	8  sequence; the highest bit says that the message is erased, the next one that the record is of a removal
+//	8  time
+//	2  length of the subject
+//	   subject
+//	4  length of the header, if there is one
+//	   header, data
+//	8  hash of all but the lengths
 const (
-	recordHeader  = 22      // length, sequence, time, length of the subject
-	recordHasMore = 1 << 31 // of a length: behind the subject there are a length and headers
-	recordErased  = 1 << 63 // of a sequence
-	recordNone    = 1 << 62 // of a sequence: the record is of a removal
-	blockPacked   = "cmp"   // how a compressed block begins
+	recordHead   = 4 + 8 + 8 + 2
+	recordHash   = 8
+	recordMost   = 32 << 20
+	recordHeader = 1 << 31 // of a length
+	recordErased = 1 << 63 // of a sequence
+	recordNone   = 1 << 62 // of a sequence
+	blockPacked  = "cmp"   // how a compressed file begins
 
-	checkedBytes  = 64 << 20 // of each stream
-	checkedHeader = 64 << 10 // of each message
-
-	// unlikelyJump is how far apart two sequences don't stand in one block. The server walks what lies between them, a
-	// flipped bit may have made it 2^63, and until it is through, nothing ends: not its start either.
-	unlikelyJump = 1 << 24
+	// sequenceJump is how much higher than the one before a sequence may be in the first record behind damage, and
+	// sequenceMost how high where none was before.
+	sequenceJump = 1 << 32
+	sequenceMost = 1 << 48
 )
 
-// doubts are messages of each stream whose header doesn't end where it should: their data may be another one than was
-// published.
-type doubts map[string]map[uint64]bool
+// keptDir is where files are kept as they were before damage was taken out of them, in the store's directory.
+const keptDir = "damaged"
 
-// of reports whether a message is to be taken for unreadable.
-func (d doubts) of(stream string, seq uint64) bool { return d[stream][seq] }
+// damage is a place in a stream where messages can't be read any more.
+type damage struct {
+	stream        string
+	after, before uint64 // the sequences around it; before is 0 if the file ends with it
+	path          string // of the file
+	kept          string // of the file as it was
+}
 
-// checkBlocks looks at the newest blocks of each stream, which the server reads when it starts, for damage that the server
-// doesn't see: what would keep it for ever, and what its checksums leave out. The rest it sees by itself.
-func checkBlocks(dir string) (doubts, error) {
-	found := doubts{}
-	streams, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "*", "msgs"))
-	if err != nil {
-		return nil, err
+func (d damage) String() string {
+	if d.before == 0 {
+		return fmt.Sprintf("stream %s from %d on (%s)", d.stream, d.after+1, d.kept)
 	}
-	for _, stream := range streams {
-		blocks, err := filepath.Glob(filepath.Join(stream, "*.blk"))
-		if err != nil {
-			return nil, err
+	return fmt.Sprintf("stream %s from %d to %d (%s)", d.stream, d.after+1, d.before-1, d.kept)
+}
+
+// inspect looks at the store before the server opens it, and mends what is damaged: in one of its own, that is. What a member of
+// a cluster has lost the others have.
+func (e *embedded) inspect(ctx context.Context) error {
+	if e.cfg.Cluster != nil {
+		c := check{streams: filepath.Join(e.dir, "jetstream", "*", "streams"), torn: true}
+		found, err := c.run(ctx)
+		if err == nil && len(found) > 0 {
+			err = fmt.Errorf("%w: %s is damaged: give this member an empty directory, which the others fill", bus.ErrUnavailable, found[0].path)
 		}
-		number := func(path string) (n int) {
-			_, _ = fmt.Sscanf(filepath.Base(path), "%d.blk", &n) // another name is no block, and comes last
-			return n
-		}
-		slices.SortFunc(blocks, func(a, b string) int { return number(b) - number(a) })
-		left := int64(checkedBytes)
-		doubtful := map[uint64]bool{}
-		for _, block := range blocks {
-			size, err := checkBlock(block, doubtful)
-			if err != nil {
-				return nil, err
-			}
-			if left -= size; left <= 0 {
-				break
-			}
-		}
-		if len(doubtful) > 0 {
-			found[filepath.Base(filepath.Dir(stream))] = doubtful
-		}
+		return err
+	}
+	e.copies = &copies{dir: filepath.Join(e.dir, copiesDir), streams: e.streamsDir()}
+	streams, err := subdirs(e.streamsDir())
+	if err == nil {
+		e.lives, err = openLives(e.dir, len(streams) == 0)
+	}
+	if err != nil {
+		return storeError(e.dir, err)
+	}
+	since := e.lives.since.Add(-clockTick)
+	if !e.lives.clean {
+		since = time.Time{}
+	}
+	_, err = e.mend(ctx, since, !e.lives.clean)
+	return err
+}
+
+// streamsDir is where the server has its streams.
+func (e *embedded) streamsDir() string {
+	return filepath.Join(e.dir, "jetstream", server.DEFAULT_GLOBAL_ACCOUNT, "streams")
+}
+
+// mend mends what is damaged of what has changed since a time; torn says that the last records may be half written. The
+// server must not run.
+func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) ([]damage, error) {
+	mended, lost, err := e.copies.mend()
+	if err != nil {
+		return nil, storeError(e.dir, err)
+	}
+	for _, of := range mended {
+		e.log.Warn("natsbus: a damaged configuration was replaced by its copy", "dir", e.dir, "stream", of.stream, "consumer", of.consumer)
+	}
+	c := check{streams: e.streamsDir(), since: since, torn: torn, kept: filepath.Join(e.dir, keptDir)}
+	found, err := c.run(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the store in %s can't be checked: %w", bus.ErrUnavailable, e.dir, err)
+	}
+	for _, d := range found {
+		e.log.Error("natsbus: messages are damaged", "stream", d.stream, "after", d.after, "before", d.before, "kept", d.kept)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.damages = append(e.damages, found...)
+	e.lost = map[string]bool{}
+	for _, stream := range lost {
+		e.lost[stream] = true
+		e.log.Error("natsbus: the configuration of a stream is damaged: it can't be read until EnsureStreams makes it again", "dir", e.dir, "stream", stream)
 	}
 	return found, nil
 }
 
-// checkBlock returns the size of the block that it has looked at.
-func checkBlock(path string, doubtful map[uint64]bool) (size int64, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
+// made returns when a stream or a consumer that the server has just made or changed is on the disk, and copied.
+func (e *embedded) made(ctx context.Context, of configOf) error {
+	e.mu.Lock()
+	if of.consumer == "" {
+		delete(e.lost, of.stream)
 	}
-	defer f.Close() // nothing was written
-	r := bufio.NewReaderSize(f, 1<<20)
-	if start, err := r.Peek(len(blockPacked)); err != nil || string(start) == blockPacked {
-		return 0, nil // an empty one, or one that an operator has had compressed
+	e.mu.Unlock()
+	// The server leaves a new stream to the system, and with it all that is synced in its files.
+	if err := e.disk.sync(ctx); err != nil {
+		return err
 	}
-	last := uint64(math.MaxUint64)
-	for {
-		var h [recordHeader]byte
-		if _, err := io.ReadFull(r, h[:]); err != nil {
-			return size, ignoreEnd(err)
-		}
-		length := int64(binary.LittleEndian.Uint32(h[:]) &^ recordHasMore)
-		seq := binary.LittleEndian.Uint64(h[4:])
-		if seq&recordNone == 0 {
-			seq &^= recordErased
-			if seq > last && seq-last > unlikelyJump {
-				return size, fmt.Errorf("%w: %s is damaged at byte %d: sequence %d follows %d; restore the store from a copy, or remove that stream's directory to go on without it",
-					bus.ErrUnavailable, path, size, seq, last)
-			}
-			last = seq
-		}
-		if length < recordHeader {
-			return size, nil // which the server sees
-		}
-		if binary.LittleEndian.Uint32(h[:])&recordHasMore != 0 {
-			body, err := r.Peek(int(min(length-recordHeader, checkedHeader)))
-			if err == nil && !endsRight(body, int(binary.LittleEndian.Uint16(h[20:]))) {
-				doubtful[seq] = true
-			}
-		}
-		n, err := r.Discard(int(length - recordHeader))
-		if size += recordHeader + int64(n); err != nil {
-			return size, ignoreEnd(err)
-		}
+	if err := e.copies.keep(of); err != nil {
+		return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
 	}
+	return nil
 }
 
-// endsRight reports whether the header behind the subject is as long as is said, which no checksum covers.
-func endsRight(body []byte, subject int) bool {
-	if len(body) < subject+4 {
-		return true // which the server sees
+// removed returns when a power cut doesn't bring back what the server has just removed.
+func (e *embedded) removed(ctx context.Context, of configOf) error {
+	e.mu.Lock()
+	if of.consumer == "" {
+		delete(e.lost, of.stream)
 	}
-	length, header := int(binary.LittleEndian.Uint32(body[subject:])), body[subject+4:]
-	end := bytes.Index(header, headerEnd) + len(headerEnd)
-	if end < len(headerEnd) {
-		return length > len(header) // there is more of it
-	}
-	return length == end
+	e.mu.Unlock()
+	return e.disk.sync(ctx)
 }
 
-// ignoreEnd: a block may end anywhere, which the server sees.
-func ignoreEnd(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+// harm is what of the store can't be delivered any more.
+func (e *embedded) harm() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var what []string
+	for stream := range e.lost {
+		what = append(what, "the configuration of stream "+stream+" (EnsureStreams makes it again)")
+	}
+	slices.Sort(what)
+	for _, d := range e.damages {
+		what = append(what, "messages of "+d.String())
+	}
+	if len(what) == 0 {
 		return nil
 	}
+	const most = 10
+	if n := len(what); n > most {
+		what = append(what[:most], fmt.Sprintf("and %d more", n-most))
+	}
+	return fmt.Errorf("%w: the store in %s was damaged: %s", bus.ErrUnavailable, e.dir, strings.Join(what, "; "))
+}
+
+// check looks for damage in the files of messages.
+type check struct {
+	streams string    // the directory of the streams
+	since   time.Time // files that haven't changed since are taken for whole
+	torn    bool      // the store wasn't closed, so that the last record of a stream may be half written
+	kept    string    // where files are kept as they were; empty: nothing is changed
+}
+
+// run takes out of the files what is damaged. The server, which must not run, doesn't survive each damage: it
+// asks for all memory of the machine when a sequence is damaged, passes over a damaged message or over all that come behind it
+// in the file, and says nothing of either (nats-server#7549).
+func (c *check) run(ctx context.Context) ([]damage, error) {
+	files, err := c.files()
+	if err != nil {
+		return nil, err
+	}
+	found, errs := make([][]damage, len(files)), make([]error, len(files))
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(files)) {
+		workers.Go(func() {
+			for i := range next {
+				if errs[i] = ctx.Err(); errs[i] == nil {
+					found[i], errs[i] = c.file(files[i])
+				}
+			}
+		})
+	}
+	for i := range files {
+		next <- i
+	}
+	close(next)
+	workers.Wait()
+	all := slices.Concat(found...)
+	slices.SortFunc(all, func(a, b damage) int {
+		return cmp.Or(cmp.Compare(a.stream, b.stream), cmp.Compare(a.after, b.after))
+	})
+	return all, errors.Join(errs...)
+}
+
+// files returns the files to look at.
+func (c *check) files() (files []string, err error) {
+	all, err := filepath.Glob(filepath.Join(c.streams, "*", "msgs", "*.blk"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range all {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if info.ModTime().After(c.since) {
+			files = append(files, path)
+		}
+	}
+	return files, nil
+}
+
+// file looks at one file.
+func (c *check) file(path string) ([]damage, error) {
+	text, err := os.ReadFile(path)
+	if err != nil || bytes.HasPrefix(text, []byte(blockPacked)) { // an operator has had it compressed
+		return nil, err
+	}
+	dir := filepath.Dir(path)
+	stream, number := filepath.Base(filepath.Dir(dir)), strings.TrimSuffix(filepath.Base(path), ".blk")
+	b, err := newBlock(stream, number, text)
+	if err != nil {
+		return nil, err
+	}
+	b.read()
+	if !b.changed {
+		return nil, nil
+	}
+	last, err := isLastBlock(dir, number)
+	if err != nil {
+		return nil, err
+	}
+	endOnly := last && bytes.HasPrefix(text, b.whole)
+	if endOnly && c.torn {
+		b.lost = nil // nobody was told of what is half written
+	}
+	if c.kept == "" {
+		for i := range b.lost {
+			b.lost[i].path = path
+		}
+		return b.lost, nil
+	}
+	kept := filepath.Join(c.kept, fmt.Sprintf("%s-%s-%d.blk", stream, number, time.Now().UnixNano()))
+	for i := range b.lost {
+		b.lost[i].path, b.lost[i].kept = path, kept
+	}
+	if err := exchange(path, kept, b.whole); err != nil {
+		return nil, fmt.Errorf("%s is damaged and can't be mended: %w", path, err)
+	}
+	if endOnly {
+		return b.lost, nil // the index knows the last sequence, and the server that the end is missing
+	}
+	if err := os.Remove(filepath.Join(dir, "index.db")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err // it counts what is gone
+	}
+	return b.lost, nil
+}
+
+// isLastBlock reports whether no file has a higher number.
+func isLastBlock(dir, number string) (bool, error) {
+	n, err := strconv.Atoi(number)
+	if err != nil {
+		return false, err
+	}
+	all, err := filepath.Glob(filepath.Join(dir, "*.blk"))
+	for _, path := range all {
+		if other, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".blk")); err == nil && other > n {
+			return false, nil
+		}
+	}
+	return true, err
+}
+
+// exchange puts text in the place of a file, which is kept elsewhere on the same file system.
+func exchange(path, kept string, text []byte) error {
+	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+		return err
+	}
+	fresh := kept + ".new" // beside path the server would take it for one of its own
+	f, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+		err = os.Link(path, kept)
+	}
+	if err == nil {
+		err = os.Rename(fresh, path)
+	}
 	return err
+}
+
+// block is a file that is being read.
+type block struct {
+	stream string
+	text   []byte
+	hash   hash.Hash
+	last   uint64 // sequence
+
+	changed bool
+	whole   []byte // what is whole of text
+	lost    []damage
+}
+
+func newBlock(stream, number string, text []byte) (*block, error) {
+	key := sha256.Sum256([]byte(stream + "-" + number))
+	h, err := highwayhash.New64(key[:])
+	return &block{stream: stream, text: text, hash: h}, err
+}
+
+// read goes through the records.
+func (b *block) read() {
+	for at := 0; at < len(b.text); {
+		n := b.record(b.text[at:])
+		if n == 0 {
+			n = b.damaged(at)
+		} else {
+			b.keep(at, b.mendHeader(b.text[at:at+n]))
+		}
+		at += n
+	}
+	if !b.changed {
+		b.whole = b.text
+	}
+}
+
+// keep has a record in what is whole, of which there is a copy only when it isn't all of text.
+func (b *block) keep(at int, record []byte) {
+	b.see(record)
+	if b.changed {
+		b.whole = append(b.whole, record...)
+	} else if &record[0] != &b.text[at] {
+		b.change(at)
+		b.whole = append(b.whole, record...)
+	}
+}
+
+// change says that what is whole differs from text from a place on.
+func (b *block) change(at int) {
+	if !b.changed {
+		b.changed, b.whole = true, append(make([]byte, 0, len(b.text)), b.text[:at]...)
+	}
+}
+
+// see remembers the sequence of a record.
+func (b *block) see(record []byte) {
+	if seq := binary.LittleEndian.Uint64(record[4:]); seq&recordNone == 0 {
+		b.last = max(b.last, seq&^recordErased)
+	}
+}
+
+// record returns the length of the record with which text begins, 0 if there is none that is whole.
+func (b *block) record(text []byte) int {
+	if len(text) < recordHead+recordHash {
+		return 0
+	}
+	length := binary.LittleEndian.Uint32(text)
+	n, subject := int(length&^recordHeader), int(binary.LittleEndian.Uint16(text[20:]))
+	lengths := subject
+	if length&recordHeader != 0 {
+		lengths += 4
+	}
+	if n > len(text) || n > recordMost || recordHead+lengths > n-recordHash {
+		return 0
+	}
+	b.hash.Reset()
+	for _, part := range [][]byte{text[4:20], text[recordHead : recordHead+subject], text[recordHead+lengths : n-recordHash]} {
+		_, _ = b.hash.Write(part) // a hash takes anything
+	}
+	var sum [recordHash]byte
+	if !bytes.Equal(b.hash.Sum(sum[:0]), text[n-recordHash:n]) {
+		return 0
+	}
+	return n
+}
+
+// damaged passes over what is no record, and returns its length.
+func (b *block) damaged(at int) int {
+	b.change(at)
+	end := at + 1
+	for end < len(b.text) && !b.begins(end) {
+		end++
+	}
+	if mended := b.mendLength(b.text[at:end]); mended != nil {
+		b.keep(at, mended)
+		return end - at
+	}
+	d := damage{stream: b.stream, after: b.last}
+	for next := end; next < len(b.text); {
+		n := b.record(b.text[next:])
+		if n == 0 {
+			break
+		}
+		if seq := binary.LittleEndian.Uint64(b.text[next+4:]); seq&recordNone == 0 {
+			d.before = seq &^ recordErased
+			break
+		}
+		next += n
+	}
+	if d.before != d.after+1 { // otherwise it was no message
+		b.lost = append(b.lost, d)
+	}
+	return end - at
+}
+
+// begins reports whether a record begins at a place behind damage. What looks like one by chance has an odd sequence, or
+// a wrong hash, of which few have to be made.
+func (b *block) begins(at int) bool {
+	if len(b.text)-at < recordHead+recordHash {
+		return false
+	}
+	seq := binary.LittleEndian.Uint64(b.text[at+4:])
+	low, most := seq&^(recordErased|recordNone), b.last+sequenceJump
+	if b.last == 0 {
+		most = sequenceMost
+	}
+	if low > most || seq&recordNone == 0 && low <= b.last {
+		return false
+	}
+	return b.record(b.text[at:]) > 0
+}
+
+// mendLength returns the record that text is if only its length is damaged, otherwise nil.
+func (b *block) mendLength(text []byte) []byte {
+	if len(text) < recordHead+recordHash || len(text) > recordMost {
+		return nil
+	}
+	mended := bytes.Clone(text)
+	for _, header := range []uint32{0, recordHeader} {
+		binary.LittleEndian.PutUint32(mended, uint32(len(text))|header)
+		if b.record(mended) > 0 {
+			return b.mendHeader(mended)
+		}
+	}
+	return nil
+}
+
+// mendHeader returns a record with the length of its header as it must be: no hash covers it, and the server would give out a
+// part of the data as header, or the other way round.
+func (b *block) mendHeader(record []byte) []byte {
+	if binary.LittleEndian.Uint32(record)&recordHeader == 0 {
+		return record
+	}
+	at := recordHead + int(binary.LittleEndian.Uint16(record[20:]))
+	length, rest := int(binary.LittleEndian.Uint32(record[at:])), record[at+4:len(record)-recordHash]
+	end := bytes.Index(rest, headerEnd) + len(headerEnd)
+	if end == length || end < len(headerEnd) { // a client of another kind may have written anything
+		return record
+	}
+	mended := bytes.Clone(record)
+	binary.LittleEndian.PutUint32(mended[at:], uint32(end))
+	return mended
 }

@@ -172,7 +172,7 @@ func (g *gets) take(x *getting, m *nats.Msg) (over bool, err error) {
 	if previous := m.Header.Get("Nats-Last-Sequence"); previous != "" && previous != strconv.FormatUint(r.last(), 10) {
 		return true, errReply // one has got lost between two servers
 	}
-	r.add(m.Header.Get("Nats-Subject"), seq, at, m.Data, g.b.headerAt(x.stream, seq, m.Header))
+	r.add(m.Header.Get("Nats-Subject"), seq, at, m.Data, m.Header)
 	return false, nil
 }
 
@@ -186,14 +186,6 @@ func (b *backend) pastUnreadable(ctx context.Context, stream string, r getReques
 	}
 	before.pending, before.guessed = 1, true
 	return before, nil
-}
-
-// headerAt is the header of a message of a stream, unless it is in doubt.
-func (b *backend) headerAt(stream string, seq uint64, h nats.Header) nats.Header {
-	if b.server != nil && b.server.doubts.of(stream, seq) {
-		return unreadable
-	}
-	return h
 }
 
 // getOne reads one message through the stream's leader.
@@ -229,7 +221,7 @@ func (b *backend) getOne(ctx context.Context, stream string, r getRequest) (*get
 			h = unreadable
 		}
 	}
-	result.add(m.Subject, m.Seq, m.Time, m.Data, b.headerAt(stream, m.Seq, h))
+	result.add(m.Subject, m.Seq, m.Time, m.Data, h)
 	result.pending, result.guessed = 1, true
 	return result, nil
 }

@@ -231,7 +231,7 @@ func (p *groupShare) receive(m *nats.Msg) {
 	p.mu.Unlock()
 	p.lookForGap()
 	p.sink.Deliver(&driver.Delivery{Attempt: place.attempt, Ticket: m.Reply, Message: &bus.Message{
-		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(p.b.headerAt(p.stream.Config.Name, place.sequence, readable(m))),
+		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(readable(m)),
 		Cursor: bus.NewCursor(p.stream.Epoch, place.sequence), Time: place.time,
 	}})
 }
@@ -427,7 +427,7 @@ func (b *backend) RemoveGroup(ctx context.Context, name string) error {
 		return err
 	}
 	for _, s := range streams {
-		err := b.ask(ctx, "$JS.API.CONSUMER.DELETE."+s.Config.Name+"."+name, nil, nil)
+		err := b.removeConfig(ctx, configOf{s.Config.Name, name})
 		if err != nil && !isCode(err, codeConsumerNotFound) && !errors.Is(err, driver.ErrNotCaptured) {
 			return err
 		}

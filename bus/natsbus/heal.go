@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -26,10 +27,10 @@ func isWriteFailure(text string) bool {
 }
 
 // watch says whom a store that can't be written to concerns.
-func (e *embedded) watch(interrupt func(reason error), renew func()) {
+func (e *embedded) watch(interrupt func(reason error), renew func(), tell func(found []damage)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.interrupt, e.renew = interrupt, renew
+	e.interrupt, e.renew, e.tell = interrupt, renew, tell
 }
 
 // writeFailed has those who wait told, and the store opened again when that is possible. It doesn't wait.
@@ -63,6 +64,10 @@ func (e *embedded) heal() {
 			continue
 		}
 		err := e.server.ShutdownJetStream()
+		var found []damage
+		if err == nil {
+			found, err = e.mend(context.Background(), e.opened, true)
+		}
 		if err == nil {
 			config := *e.config
 			config.StoreDir = e.dir // the server puts its own directory below
@@ -82,6 +87,7 @@ func (e *embedded) heal() {
 		e.critical = ""
 		e.mu.Unlock()
 		e.log.Info("natsbus: the store can be written to again", "dir", e.dir)
+		e.tell(found)
 		e.renew()
 		return
 	}

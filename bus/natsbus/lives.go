@@ -25,9 +25,11 @@ const (
 // machine that the disk wasn't ready for, or by damage, which the server passes over in silence. The stream then
 // begins another life, and so another epoch.
 type lives struct {
-	dir   string
-	clean bool     // the store was, when it was opened: the disk had all of it
-	marks *os.File // the last sequence of each stream, by its place in the file
+	dir     string
+	clean   bool      // when it was opened, the store had been closed
+	since   time.Time // that it has been, if so
+	crashed bool      // the end of any stream may be lost since the last time, and nothing is there to tell
+	marks   *os.File  // the last sequence of each stream, by its place in the file
 
 	mu     sync.RWMutex
 	known  map[string]*life
@@ -46,26 +48,31 @@ type life struct {
 	last uint64 // as marked
 }
 
+// another begins another life. Its number is the time: a state that is put back twice has two.
+func (l *life) another() { l.Number = max(l.Number+1, uint64(time.Now().UnixNano())) }
+
 // livesRecord is what livesFile holds.
 type livesRecord struct {
-	Open    bool             `json:"open"` // no clean stop since
-	Boot    string           `json:"boot"` // of the machine
+	Open    bool             `json:"open"`             // no clean stop since
+	Closed  int64            `json:"closed,omitempty"` // ns
+	Boot    string           `json:"boot"`             // of the machine
+	Place   string           `json:"place,omitempty"`  // of marksFile, which a copy doesn't have
 	Streams map[string]*life `json:"streams"`
 }
 
-// openLives compares what the streams hold with what they held.
-func openLives(dir string, streams []server.StreamDetail) (l *lives, lost []string, err error) {
+// openLives reads what is known of the streams before the server opens them. fresh says that there are none.
+func openLives(dir string, fresh bool) (*lives, error) {
 	record := livesRecord{Streams: map[string]*life{}}
 	text, err := os.ReadFile(filepath.Join(dir, livesFile))
 	if err == nil {
 		err = json.Unmarshal(text, &record)
 	}
-	if err != nil && !(errors.Is(err, fs.ErrNotExist) && len(streams) == 0) {
+	if err != nil && !(errors.Is(err, fs.ErrNotExist) && fresh) {
 		record.Open, record.Boot = true, "" // nothing is known, as of a copy that was put back without the record
 	}
-	l = &lives{dir: dir, clean: !record.Open, known: map[string]*life{}}
+	l := &lives{dir: dir, clean: !record.Open, since: time.Unix(0, record.Closed), known: map[string]*life{}}
 	if l.marks, err = os.OpenFile(filepath.Join(dir, marksFile), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	for name, known := range record.Streams {
 		var mark [markSize]byte
@@ -74,16 +81,22 @@ func openLives(dir string, streams []server.StreamDetail) (l *lives, lost []stri
 		}
 		l.known[name] = known
 	}
+	place, changed := placeOf(l.marks)
+	if copied := record.Place != "" && record.Place != place && (record.Open || changed.After(l.since)); copied {
+		l.clean, l.crashed = false, true // an older state may have been put back
+	}
 	// A crash of the machine may have taken what was handed out, also the marks.
-	crashed := record.Open && (record.Boot == "" || record.Boot != bootID())
-	lost, err = l.compare(streams, crashed)
+	l.crashed = l.crashed || record.Open && (record.Boot == "" || record.Boot != bootID())
+	return l, nil
+}
+
+// begin compares what the streams hold with what they held.
+func (l *lives) begin(streams []server.StreamDetail) (lost []string, err error) {
+	lost, err = l.compare(streams, l.crashed)
 	if err == nil {
 		err = l.save(true)
 	}
-	if err != nil {
-		return nil, nil, errors.Join(err, l.marks.Close())
-	}
-	return l, lost, nil
+	return lost, err
 }
 
 // bootID tells the machine's starts apart; "" where that isn't known.
@@ -106,10 +119,10 @@ func (l *lives) compare(streams []server.StreamDetail, crashed bool) (lost []str
 		if known == nil || known.Created != s.Created.UnixNano() {
 			l.add(s.Name, s.Created)
 			if known = l.known[s.Name]; crashed {
-				known.Number = uint64(time.Now().Unix()) // it may have had any number of lives
+				known.another() // it may have had any number of lives
 			}
 		} else if crashed || s.State.LastSeq < known.last {
-			known.Number++
+			known.another()
 			lost = append(lost, fmt.Sprintf("%s (at %d, was at %d)", s.Name, s.State.LastSeq, known.last))
 		}
 		known.last = s.State.LastSeq
@@ -153,7 +166,8 @@ func (l *lives) save(open bool) error {
 }
 
 func (l *lives) recordLocked(open bool) ([]byte, error) {
-	return json.Marshal(livesRecord{Open: open, Boot: bootID(), Streams: l.known})
+	place, _ := placeOf(l.marks)
+	return json.Marshal(livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootID(), Place: place, Streams: l.known})
 }
 
 // epoch of a stream that was created at a time.
@@ -167,8 +181,8 @@ func (l *lives) epoch(name string, created time.Time) string {
 	return base
 }
 
-// begin makes a stream known that has just been created.
-func (l *lives) begin(name string, created time.Time) error {
+// created makes a stream known that has just been created.
+func (l *lives) created(name string, created time.Time) error {
 	l.mu.RLock()
 	known := l.known[name]
 	l.mu.RUnlock()

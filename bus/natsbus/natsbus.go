@@ -40,7 +40,11 @@ type natsBus struct {
 
 // Health implements bus.HealthChecker.
 func (b *natsBus) Health(ctx context.Context) error {
-	if err := b.backend.health(ctx); err != nil {
+	err := b.backend.health(ctx)
+	if err == nil && b.backend.server != nil {
+		err = b.backend.server.harm()
+	}
+	if err != nil {
 		return fmt.Errorf("bus: health: %w", err)
 	}
 	return nil
@@ -118,7 +122,7 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 		return nil, errors.Join(err, e.stop())
 	}
 	if b.server != nil {
-		e.watch(b.interrupt, b.renew)
+		e.watch(b.interrupt, b.renew, b.tellDamage)
 	} else {
 		e.background.Go(func() { e.watchPeers(b.reconnected) })
 		if err := b.await(ctx); err != nil {
@@ -200,6 +204,9 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 	b.mu.Lock()
 	b.report = d.Report
 	b.mu.Unlock()
+	if b.server != nil {
+		b.tellDamage(b.server.damages)
+	}
 	if shared {
 		// A user who may not see advisories still has the poll behind them.
 		b.watch, err = b.nc.Subscribe("$JS.EVENT.ADVISORY.STREAM.>", func(*nats.Msg) { d.Changed() })
@@ -209,6 +216,19 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 		b.polled.Go(func() { b.poll(d.Changed) })
 	}
 	return &natsBus{d, b}, nil
+}
+
+// tellDamage tells the hook of the bus.
+func (b *backend) tellDamage(found []damage) {
+	b.mu.Lock()
+	report := b.report
+	b.mu.Unlock()
+	if report == nil {
+		return // it will be told when the bus is open
+	}
+	for _, damage := range found {
+		report(bus.Problem{Err: fmt.Errorf("%w: damaged messages of %s", bus.ErrGap, damage)})
+	}
 }
 
 func (b *backend) poll(changed func()) {

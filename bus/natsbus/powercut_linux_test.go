@@ -324,7 +324,7 @@ func TestPowerCut_syncAlwaysLosesNothingThatWasAcknowledged(t *testing.T) {
 				id := bus.MessageID(fmt.Sprint(e.subject, "/", e.n))
 				require.NoError(t, b.Publish(t.Context(), e.subject, nil, id, bus.WithReceipt(&again)))
 				require.True(t, again.Duplicate, "its ID is remembered")
-				require.Equal(t, e.cursor, again.Cursor)
+				require.Equal(t, e.cursor.Sequence(), again.Cursor.Sequence())
 			}
 		})
 	}

@@ -203,7 +203,7 @@ func (s *scan) receive(m *nats.Msg) {
 		return
 	}
 	s.consumed = place.consumed
-	s.page.add(m.Subject, place.sequence, place.time, m.Data, s.b.headerAt(s.stream, place.sequence, readable(m)))
+	s.page.add(m.Subject, place.sequence, place.time, m.Data, readable(m))
 	s.page.pending = place.pending
 	if len(s.page.messages) == s.full {
 		s.turn()

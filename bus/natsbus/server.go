@@ -35,20 +35,24 @@ type embedded struct {
 	disk    *disk
 	commits *commits // nil: no publish waits for the disk
 	lives   *lives
-	doubts  doubts
+	copies  *copies
 	server  *server.Server
 
 	config    *server.JetStreamConfig
 	interrupt func(reason error) // ends what waits for the store
 	renew     func()             // has all that stood on the store made anew
+	tell      func(found []damage)
+	opened    time.Time
 	stopping  chan struct{}
 	healing   sync.WaitGroup
 
 	background sync.WaitGroup // what else ends with stopping
 
 	mu       sync.Mutex
-	fatal    string // what the server would have ended the process for
-	critical string // a write that failed, until the store works again
+	fatal    string          // what the server would have ended the process for
+	critical string          // a write that failed, until the store works again
+	damages  []damage        // that have been found since the start
+	lost     map[string]bool // streams that are there and can't be read
 
 	lastError string // that the server has logged, about whatever
 }
@@ -69,7 +73,7 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 		if err := e.claim(); err != nil {
 			return err
 		}
-		if e.doubts, err = checkBlocks(e.dir); err != nil {
+		if err := e.inspect(ctx); err != nil {
 			return err
 		}
 		if e.disk, err = openDisk(e.dir); err != nil {
@@ -121,6 +125,7 @@ func storeError(dir string, err error) error {
 
 func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 	original := opts.Clone() // the server changes its own
+	e.opened = time.Now()
 	s, err := server.NewServer(opts)
 	if err != nil {
 		return err
@@ -155,13 +160,12 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 	if err != nil {
 		return err
 	}
-	lives, lost, err := openLives(e.dir, streams)
+	lost, err := e.lives.begin(streams)
 	if err != nil {
 		return storeError(e.dir, err)
 	}
-	e.lives = lives
 	e.tellLost(lost)
-	if !lives.clean {
+	if !e.lives.clean {
 		// What a killed process has left to the system isn't dirty to this server.
 		return e.disk.sync(ctx)
 	}

@@ -88,7 +88,7 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 		}
 		if b.server != nil {
 			for i := range page.Streams {
-				if err := b.server.lives.begin(page.Streams[i].Config.Name, page.Streams[i].Created); err != nil {
+				if err := b.server.lives.created(page.Streams[i].Config.Name, page.Streams[i].Created); err != nil {
 					return nil, fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
 				}
 			}
@@ -163,8 +163,7 @@ func (b *backend) State(ctx context.Context, name string) (driver.State, error) 
 func (b *backend) Ensure(ctx context.Context, cfg bus.StreamConfig) error {
 	err := b.ensure(ctx, cfg)
 	if err == nil && b.server != nil {
-		// The server leaves a new stream to the system, and with it all that is synced in its files.
-		err = b.server.disk.sync(ctx)
+		err = b.server.made(ctx, configOf{stream: cfg.Name})
 	}
 	return err
 }
@@ -234,12 +233,9 @@ func (b *backend) ensureOnce(ctx context.Context, cfg bus.StreamConfig) (made bo
 
 // Remove implements driver.Remover.
 func (b *backend) Remove(ctx context.Context, name string) error {
-	err := b.ask(ctx, "$JS.API.STREAM.DELETE."+name, nil, nil)
+	err := b.removeConfig(ctx, configOf{stream: name})
 	if err == nil {
 		b.loseShares(func(p *groupShare) bool { return p.stream.Config.Name == name })
-	}
-	if err == nil && b.server != nil {
-		err = b.server.disk.sync(ctx) // or a power cut brings it back
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -248,6 +244,24 @@ func (b *backend) Remove(ctx context.Context, name string) error {
 		if t.stream.Config.Name == name {
 			t.again() // it finds out
 		}
+	}
+	return err
+}
+
+// removeConfig has the server remove a stream or a consumer.
+func (b *backend) removeConfig(ctx context.Context, of configOf) error {
+	subject := "$JS.API.STREAM.DELETE." + of.stream
+	if of.consumer != "" {
+		subject = "$JS.API.CONSUMER.DELETE." + of.stream + "." + of.consumer
+	}
+	if b.server != nil {
+		if err := b.server.copies.forget(of); err != nil {
+			return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+		}
+	}
+	err := b.ask(ctx, subject, nil, nil)
+	if err == nil && b.server != nil {
+		err = b.server.removed(ctx, of)
 	}
 	return err
 }
