@@ -13,10 +13,10 @@
 // Its directory is private to the user and belongs to one process at a time: a second one
 // is bus.ErrLocked. (The server itself would let both in, and they would lose each other's messages.)
 //
-// Of a store that is damaged the server takes what is left: it skips a message whose checksum is wrong, without a word
-// (nats-server#7549), and cuts a file at the first record that makes no sense. A stream that has lost its end is another
-// epoch then, which is logged. Damage that the server doesn't survive is an error of Open that names the file, as far as it lies
-// in the newest 64 MiB of a stream; a member of a cluster can be given an empty directory then.
+// A store that is damaged is mended when it is opened: messages that can't be read are taken out, and the files as they were are
+// kept in its directory under damaged/. That is logged, the error hook of the bus is told, Health says it until the bus
+// is opened again, and to subscriptions it is bus.ErrGap. A stream that has lost its end begins a new epoch. Of a member of a cluster a damaged
+// store is an error of Open that names the file: give the member an empty directory, which the others fill.
 //
 // # A cluster
 //
