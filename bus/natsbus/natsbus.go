@@ -124,10 +124,11 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 	if b.server != nil {
 		e.watch(b.interrupt, b.renew, b.tellDamage)
 	} else {
-		e.background.Go(func() { e.watchPeers(b.reconnected) })
 		if err := b.await(ctx); err != nil {
 			return nil, errors.Join(err, b.Close())
 		}
+		conns := e.peerConns()
+		e.background.Go(func() { e.watchPeers(conns, b.reconnected) })
 	}
 	return b.run(ctx, o, shared)
 }

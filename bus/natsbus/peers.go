@@ -96,11 +96,15 @@ func (e *embedded) connected() []string {
 	return sortedKeys(names)
 }
 
-// watchPeers calls lost when a connection to another server has ended. What was on its way on it is gone.
-func (e *embedded) watchPeers(lost func()) {
+// watchPeers calls lost when a connection to another server has ended, of those that there are or come. What was on its
+// way on it is gone.
+func (e *embedded) watchPeers(there map[string]string, lost func()) {
 	tick := time.NewTicker(watchPeersEvery)
 	defer tick.Stop()
 	since := map[string]time.Time{}
+	for conn := range there {
+		since[conn] = time.Now()
+	}
 	for {
 		select {
 		case <-e.stopping:
