@@ -32,6 +32,7 @@ type getResult struct {
 	messages []*bus.Message // without an epoch: see stamp
 	ids      map[uint64]string
 	pending  uint64 // how many more match
+	through  uint64 // up to where it was read, if the last messages were dropped
 	guessed  bool   // pending only says whether to ask again
 	call     string // of the last message: see callHeader
 }

@@ -27,9 +27,7 @@ func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (dr
 	if info.State.Last < q.UpTo {
 		return driver.Batch{}, errNoLeader // one that was the leader has answered
 	}
-	if b.server == nil && info.first() <= q.UpTo {
-		r.newer(info.first())
-	}
+	r.newer(info.first())
 	c := &info.Config
 	if info.State.Deleted > 0 && c.MaxMsgsPerSubject <= 0 {
 		return b.readHoles(ctx, s, q)
@@ -58,8 +56,8 @@ func (r *getResult) batch(q driver.Query, epoch string) driver.Batch {
 			return batch
 		}
 	}
-	if n := len(r.messages); n > 0 && r.pending > 0 {
-		batch.Through = r.messages[n-1].Cursor.Sequence()
+	if through := max(r.through, r.last()); through > 0 && r.pending > 0 {
+		batch.Through = min(q.UpTo, through) // that nothing is left of what was read says nothing of what is behind it
 	}
 	return batch
 }

@@ -66,7 +66,8 @@ func (b *backend) getThrough(ctx context.Context, stream string, r getRequest, u
 	}
 }
 
-// newer drops what the leader has discarded since, and a replica that lags behind still had.
+// newer drops what the stream has discarded since: a replica that lags behind still had it, or it was read ahead.
 func (r *getResult) newer(first uint64) {
+	r.through = r.last()
 	r.messages = slices.DeleteFunc(r.messages, func(m *bus.Message) bool { return m.Cursor.Sequence() < first })
 }
