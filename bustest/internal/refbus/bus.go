@@ -218,7 +218,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	}
 	b.mu.Unlock()
 	if b.bug("tickedReplay") && o.Start.Kind != bus.StartNew {
-		_ = pauseUntil(ctx, b.cfg.Tick)
+		_ = pauseUntil(ctx, b.cfg.Tick) // the bug: it returns after a tick, whatever has been replayed
 	}
 	if b.bug("idleTimeout") && o.Start.Kind != bus.StartNew && !s.hasPast() {
 		_ = pauseUntil(ctx, 50*time.Millisecond) // whether something comes after all
