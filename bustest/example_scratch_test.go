@@ -15,8 +15,7 @@ import (
 )
 
 // A bus from scratch: a channel for each subscription, in place of package driver. It has no
-// streams, headers or groups, claims nothing, and says so to whoever asks for one. (What waits
-// for a handler is bounded in messages alone, where driver counts bytes, too.)
+// streams, headers or groups, claims nothing, and says so to whoever asks for one.
 func ExampleExamine_fromScratch() {
 	report := bustest.Examine(context.Background(), bustest.Harness{
 		Open: func(e *bustest.Env) (bus.Bus, error) {
@@ -49,7 +48,8 @@ type member struct {
 	pattern  string
 	handler  bus.Handler
 	messages chan *bus.Message
-	room     sync.Mutex // one publisher at a time makes room
+	bytes    atomic.Int64 // of the data in messages
+	room     sync.Mutex   // one publisher at a time makes room
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
 	done     chan struct{}
@@ -96,20 +96,26 @@ func (b *channels) Publish(ctx context.Context, subject string, data []byte, opt
 	return nil
 }
 
-// send queues m; where there is no room, the oldest message goes.
+// send queues m; where there is no room, the oldest message goes. One always fits.
 func (s *member) send(m *bus.Message) {
 	s.room.Lock()
 	defer s.room.Unlock()
+	size := int64(len(m.Data))
 	for {
-		select {
-		case s.messages <- m:
-			return
-		default:
+		waiting := s.bytes.Add(size) - size
+		if waiting == 0 || waiting+size <= int64(s.MaxBytes) {
+			select {
+			case s.messages <- m:
+				return
+			default:
+			}
 		}
+		s.bytes.Add(-size)
 		select {
-		case <-s.messages:
+		case oldest := <-s.messages:
+			s.bytes.Add(-int64(len(oldest.Data)))
 			s.dropped.Add(1)
-		default:
+		default: // it is being taken
 		}
 	}
 }
@@ -122,7 +128,7 @@ func (b *channels) Subscribe(ctx context.Context, pattern string, handler bus.Ha
 		s.Until = context.Background()
 	}
 	if s.MaxMsgs == 0 {
-		s.MaxMsgs = 1024
+		s.MaxMsgs, s.MaxBytes = 1024, 1<<20
 	}
 	err := first(b.refusal(ctx, pattern, bus.CheckPattern), s.Until.Err())
 	switch {
@@ -145,7 +151,12 @@ func (b *channels) Subscribe(ctx context.Context, pattern string, handler bus.Ha
 }
 
 func (s *member) run() {
+	over := false
 	defer func() {
+		if !over {
+			go s.run() // a handler has ended its goroutine, not its subscription
+			return
+		}
 		s.b.mu.Lock()
 		delete(s.b.members, s)
 		s.b.mu.Unlock()
@@ -157,17 +168,21 @@ func (s *member) run() {
 		case m, more := <-s.messages:
 			if !more {
 				s.cancel(bus.ErrClosed)
+				break
 			}
+			s.bytes.Add(-int64(len(m.Data)))
 			if s.ctx.Err() == nil {
 				s.call(m)
 			}
 		}
 	}
+	over = true
 }
 
 func (s *member) call(m *bus.Message) {
+	returned := false
 	defer func() {
-		if r := recover(); r != nil {
+		if r := recover(); !returned {
 			s.report(bus.Problem{Err: fmt.Errorf("%w: %v", bus.ErrPanic, r), Subject: m.Subject, Stack: debug.Stack()})
 		}
 	}()
@@ -175,7 +190,9 @@ func (s *member) call(m *bus.Message) {
 		s.told += n
 		s.report(bus.Problem{Err: &bus.SlowError{Dropped: n}})
 	}
-	if err := s.handler(s.ctx, m); err != nil {
+	err := s.handler(s.ctx, m)
+	returned = true
+	if err != nil {
 		s.report(bus.Problem{Err: err, Subject: m.Subject})
 	}
 }

@@ -38,6 +38,9 @@ func (b *Bus) publishAsync(ctx context.Context, subject string, data []byte, don
 	early := ctx.Err()
 	ctx = context.WithoutCancel(ctx)
 	job := func() {
+		if b.bug("asyncReadsLate") {
+			data = lateCopy(data)
+		}
 		err := early
 		if early == nil {
 			err = publish(ctx, data)
@@ -72,6 +75,17 @@ func (b *Bus) publishAsync(ctx context.Context, subject string, data []byte, don
 		a.waiting = a.waiting[1:]
 		go job()
 	}
+}
+
+// lateCopy copies data that its owner may be changing. It is the bug itself, so the race detector isn't to fail the test.
+//
+//go:norace
+func lateCopy(data []byte) []byte {
+	late := make([]byte, len(data))
+	for i := range data {
+		late[i] = data[i]
+	}
+	return late
 }
 
 // complain tells the bus' own hook.

@@ -68,14 +68,13 @@ func (s *show) progress(p migrate.Progress) {
 	}
 	part := p.Stream + " " + what
 	last, told := s.lines[part]
-	if p.Done < p.Total && !told {
-		s.lines[part] = time.Now() // the first line has time, too
-		return
-	}
-	if time.Since(last) < lineEvery {
+	if told && time.Since(last) < lineEvery {
 		return
 	}
 	s.lines[part] = time.Now()
+	if !told {
+		return // the first line has time, too, also if what it would tell is the end
+	}
 	fmt.Fprintf(s.w, "%s: %s: %s %d of %d\n", s.name, p.Stream, what, p.Done, p.Total)
 }
 
