@@ -82,7 +82,7 @@ func (b *Bus) publishAsync(ctx context.Context, subject string, data []byte, don
 //go:norace
 func lateCopy(data []byte) []byte {
 	late := make([]byte, len(data))
-	for i := range data {
+	for i := range late {
 		late[i] = data[i]
 	}
 	return late
