@@ -14,23 +14,28 @@ import (
 var asyncChecks = []Check{
 	{
 		Name: "AsyncOutcomes", Run: asyncOutcomes,
-		Rule: "bus.AsyncPublisher tells the outcome of each message once, one at a time, as Publish would have returned it",
+		Rule:   "bus.AsyncPublisher tells the outcome of each message once, one at a time, as Publish would have returned it",
+		Origin: "nats.py#985: the outcome of a refused message never comes; wagslane/go-rabbitmq#226: each comes on a goroutine of its own",
 	},
 	{
 		Name: "AsyncOrder", Run: asyncOrder,
-		Rule: "what one goroutine publishes without waiting reaches every subscription in that order, also when its data is used again at once",
+		Rule:   "what one goroutine publishes without waiting reaches every subscription in that order, also when its data is used again at once",
+		Origin: "nats-server#2384: what is published without waiting and tried again comes in another order",
 	},
 	{
 		Name: "AsyncUnheard", Run: asyncUnheard,
-		Rule: "an error of PublishAsync that nobody wants to be told goes to the error hook of the bus",
+		Rule:   "an error of PublishAsync that nobody wants to be told goes to the error hook of the bus",
+		Origin: "nats.c#538: when the server is gone the error handler isn't called",
 	},
 	{
 		Name: "AsyncDone", Run: asyncDone,
-		Rule: "who is told an outcome may use the bus, panic and end the goroutine: the others are told all the same",
+		Rule:   "who is told an outcome may use the bus, panic and end the goroutine: the others are told all the same",
+		Origin: "bloomberg/rmqcpp#79: a confirmation's callback that publishes deadlocks; stan.py#9: one that fails leaves its entry behind",
 	},
 	{
 		Name: "AsyncClose", Run: asyncClose,
-		Rule: "Close tells the outcome of everything that is on its way before it returns; after it, it is ErrClosed",
+		Rule:   "Close tells the outcome of everything that is on its way before it returns; after it, it is ErrClosed",
+		Origin: "apache/pulsar-client-go#1042: Close forgets what waits and its callbacks",
 	},
 }
 

@@ -12,7 +12,8 @@ import (
 var callChecks = []Check{
 	{
 		Name: "BadOptions", Run: badOptions,
-		Rule: "Subscribe without a handler, to the last -1 messages or with a negative Buffer is an error and subscribes nothing",
+		Rule:   "Subscribe without a handler, to the last -1 messages or with a negative Buffer is an error and subscribes nothing",
+		Origin: "nats.go#48: Subscribe without a handler is no error on one connection and panics on another",
 	},
 	{
 		Name: "UnsubscribeDeadline", Run: unsubscribeDeadline,
@@ -24,7 +25,8 @@ var callChecks = []Check{
 	},
 	{
 		Name: "CloseUnblocks", Run: closeUnblocks, Needs: []Ability{Streams},
-		Rule: "Close ends calls that are blocked, with ErrClosed, while it waits for handlers",
+		Rule:   "Close ends calls that are blocked, with ErrClosed, while it waits for handlers",
+		Origin: "stan.java#79: publishes stay blocked on a connection that was closed",
 	},
 	{
 		Name: "Causal", Run: causal, Needs: []Ability{TotalOrder},

@@ -10,7 +10,8 @@ import (
 var changeChecks = []Check{
 	{
 		Name: "LowerLimits", Run: lowerLimits, Needs: []Ability{Streams},
-		Rule: "limits that EnsureStreams lowers hold when it returns, whichever they are, and raising them brings nothing back",
+		Rule:   "limits that EnsureStreams lowers hold when it returns, whichever they are, and raising them brings nothing back",
+		Origin: "nats-server#3595, #6244: a limit per subject that comes with an update isn't applied",
 	},
 	{
 		Name: "ReopenChanged", Run: reopenChanged, Needs: []Ability{Durable},

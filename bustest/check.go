@@ -23,7 +23,7 @@ type Check struct {
 	Rule   string    `json:"rule"`             // the sentence that a failure violates
 	Needs  []Ability `json:"needs,omitempty"`  // the check runs when all of these are claimed
 	Lacks  Ability   `json:"lacks,omitempty"`  // the check runs only when this is not claimed: it must fail clearly
-	Origin string    `json:"origin,omitempty"` // where the rule was broken before: a bug report, a suite that let it through
+	Origin string    `json:"origin,omitempty"` // where the rule was broken before: a bug report, a suite that let it through; empty: the contract alone
 
 	// Run tries to break the rule, on buses that C opens.
 	Run func(c *C) `json:"-"`

@@ -12,7 +12,8 @@ import (
 var claimChecks = []Check{
 	{
 		Name: "NoHeaders", Run: noHeaders, Lacks: Headers,
-		Rule: "a header on a backend without headers is ErrUnsupported, naming it, and nothing is published",
+		Rule:   "a header on a backend without headers is ErrUnsupported, naming it, and nothing is published",
+		Origin: "nats.rs#160: with a server that knows no headers a message with one is dropped without an error",
 	},
 	{
 		Name: "NoStreams", Run: noStreams, Lacks: Streams,
@@ -28,7 +29,8 @@ var claimChecks = []Check{
 	},
 	{
 		Name: "NoDurable", Run: noDurable, Needs: []Ability{Streams}, Lacks: Durable,
-		Rule: "what isn't kept over Close is gone as a whole: the stream of the next Open is another epoch, and a cursor of before is ErrGap",
+		Rule:   "what isn't kept over Close is gone as a whole: the stream of the next Open is another epoch, and a cursor of before is ErrGap",
+		Origin: "centrifugal/centrifuge-go#159: a stream that was made anew isn't told from the old one",
 	},
 }
 

@@ -27,7 +27,8 @@ var closeChecks = []Check{
 	},
 	{
 		Name: "CloseFence", Run: closeFence,
-		Rule: "after Close has returned nil no handler is running or will run",
+		Rule:   "after Close has returned nil no handler is running or will run",
+		Origin: "paullouisageneau/libdatachannel#697: callbacks that were queued are called after close",
 	},
 	{
 		Name: "CloseFlushes", Run: closeFlushes,
@@ -51,7 +52,8 @@ var closeChecks = []Check{
 	},
 	{
 		Name: "CloseUnderFireKept", Run: closeUnderFireKept, Needs: []Ability{Durable},
-		Rule: "of the publishes that meet Close, the accepted ones are stored in the next Open, and those that are refused aren't",
+		Rule:   "of the publishes that meet Close, the accepted ones are stored in the next Open, and those that are refused aren't",
+		Origin: "apache/pulsar#6648: Close fails messages that are stored",
 	},
 	{
 		Name: "CloseStuckHandler", Run: closeStuckHandler,

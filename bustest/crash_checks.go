@@ -22,7 +22,8 @@ var crashChecks = []Check{
 	},
 	{
 		Name: "KillResume", Run: killResume, Needs: []Ability{CrashSafe}, process: true, rounds: 3,
-		Rule: "a subscription of a process that is killed resumes after its last cursor in the next one, with no gap and no repeat",
+		Rule:   "a subscription of a process that is killed resumes after its last cursor in the next one, with no gap and no repeat",
+		Origin: "kurrent-io/KurrentDB#1075, #1301: a restart repeats the event of the checkpoint, or skips events",
 	},
 	{
 		Name: "LockedElsewhere", Run: lockedElsewhere, Needs: []Ability{Locking}, process: true,

@@ -14,15 +14,18 @@ import (
 var deliveryChecks = []Check{
 	{
 		Name: "ReadyOnReturn", Run: readyOnReturn,
-		Rule: "what is published after Subscribe has returned is delivered, without a sleep",
+		Rule:   "what is published after Subscribe has returned is delivered, without a sleep",
+		Origin: "emqx/emqx#645: a subscription is acknowledged before it works",
 	},
 	{
 		Name: "FanOut", Run: fanOut,
-		Rule: "each subscription gets each message once, also with the same pattern and handler",
+		Rule:   "each subscription gets each message once, also with the same pattern and handler",
+		Origin: "ros-industrial-attic/cros#9: of two subscribers each gets every other message",
 	},
 	{
 		Name: "NoSurplus", Run: noSurplus,
-		Rule: "nothing arrives that was not published",
+		Rule:   "nothing arrives that was not published",
+		Origin: "dotnet/MQTTnet#815: subscribing to another topic brings a message again; fppt/jedis-mock#172: each comes twice",
 	},
 	{
 		Name: "HeadersRoundTrip", Run: headersRoundTrip, Needs: []Ability{Headers},
@@ -31,11 +34,13 @@ var deliveryChecks = []Check{
 	},
 	{
 		Name: "BadHeader", Run: badHeader, Needs: []Ability{Headers},
-		Rule: "a header that breaks the grammar is ErrBadHeader and nothing is published",
+		Rule:   "a header that breaks the grammar is ErrBadHeader and nothing is published",
+		Origin: "nats.py#1017, #1018: a line break in a value makes another header",
 	},
 	{
 		Name: "MaxPayload", Run: maxPayload, Needs: []Ability{PayloadLimit},
-		Rule: "data of exactly the limit arrives, one byte more is ErrTooLarge and goes nowhere",
+		Rule:   "data of exactly the limit arrives, one byte more is ErrTooLarge and goes nowhere",
+		Origin: "nats.py#888: publishing too much costs the connection",
 	},
 	{
 		Name: "DoneContext", Run: doneContext,

@@ -16,11 +16,13 @@ import (
 var distributedChecks = []Check{
 	{
 		Name: "Elsewhere", Run: elsewhere, Needs: []Ability{Distributed},
-		Rule: "what is published on one bus of a system reaches subscriptions on the others once and in the publisher's order, what is captured at once",
+		Rule:   "what is published on one bus of a system reaches subscriptions on the others once and in the publisher's order, what is captured at once",
+		Origin: "on three NATS servers 75 of 2,000 uncaptured messages that were published right after Subscribe were lost",
 	},
 	{
 		Name: "StreamOrderElsewhere", Run: streamOrderElsewhere, Needs: []Ability{Distributed, Streams},
-		Rule: "subscriptions on all buses of a system see the stream's order, live and replayed, wherever is published",
+		Rule:   "subscriptions on all buses of a system see the stream's order, live and replayed, wherever is published",
+		Origin: "nats-server#8368: on three replicas messages got lower sequences than those before them",
 	},
 	{
 		Name: "HandoverElsewhere", Run: handoverElsewhere, Needs: []Ability{Distributed, Streams},
@@ -29,7 +31,8 @@ var distributedChecks = []Check{
 	},
 	{
 		Name: "StreamsElsewhere", Run: streamsElsewhere, Needs: []Ability{Distributed, Streams},
-		Rule: "streams that one bus creates or removes count on the others within a second: what is published there is stored, and no subscription falls silent",
+		Rule:   "streams that one bus creates or removes count on the others within a second: what is published there is stored, and no subscription falls silent",
+		Origin: "go-via/via's log on JetStream fell silent when its stream was deleted",
 	},
 	{
 		Name: "EnsureElsewhere", Run: ensureElsewhere, Needs: []Ability{Distributed, Streams},
@@ -38,11 +41,13 @@ var distributedChecks = []Check{
 	},
 	{
 		Name: "ExpectElsewhere", Run: expectElsewhere, Needs: []Ability{Distributed, Streams},
-		Rule: "of publishes on several buses that expect the same last message one is stored, and the others are ErrConflict",
+		Rule:   "of publishes on several buses that expect the same last message one is stored, and the others are ErrConflict",
+		Origin: "nats-server#4320: several publishes that expect the same sequence are accepted",
 	},
 	{
 		Name: "MessageIDElsewhere", Run: messageIDElsewhere, Needs: []Ability{Distributed, Streams},
-		Rule: "of publishes under one ID on several buses one is stored, and all are accepted",
+		Rule:   "of publishes under one ID on several buses one is stored, and all are accepted",
+		Origin: "noxdafox/rabbitmq-message-deduplication#67: duplicates of three services get through",
 	},
 	{
 		Name: "GroupElsewhere", Run: groupElsewhere, Needs: []Ability{Distributed, Groups},
@@ -51,7 +56,8 @@ var distributedChecks = []Check{
 	},
 	{
 		Name: "CloseElsewhere", Run: closeElsewhere, Needs: []Ability{Distributed},
-		Rule: "Close ends one bus of a system and no other",
+		Rule:   "Close ends one bus of a system and no other",
+		Origin: "FreeOpcUa/opcua-asyncio#67: the end of one client's session deletes the subscriptions of all",
 	},
 }
 

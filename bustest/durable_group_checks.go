@@ -20,7 +20,8 @@ var durableGroupChecks = []Check{
 	},
 	{
 		Name: "RedeliveryForEver", Run: redeliveryForEver, Needs: []Ability{DurableGroups},
-		Rule: "with Attempts(0) a durable group never gives up, and needs no stream for what is dead",
+		Rule:   "with Attempts(0) a durable group never gives up, and needs no stream for what is dead",
+		Origin: "apache/pulsar#14704, #14706: 0 means that each message is dead at once, then the default of 16",
 	},
 	{
 		Name: "DeadLetter", Run: deadLetter, Needs: []Ability{DurableGroups},
@@ -34,7 +35,8 @@ var durableGroupChecks = []Check{
 	},
 	{
 		Name: "DeadStreamMissing", Run: deadStreamMissing, Needs: []Ability{DurableGroups},
-		Rule: "without another stream that captures its dead letters a durable group is ErrNoStream, naming them",
+		Rule:   "without another stream that captures its dead letters a durable group is ErrNoStream, naming them",
+		Origin: "rabbitmq/rabbitmq-server#1792: a dead letter exchange that doesn't exist is a line in the log",
 	},
 	{
 		Name: "DurableGroupCaptured", Run: durableGroupCaptured, Needs: []Ability{DurableGroups},
@@ -56,7 +58,8 @@ var durableGroupChecks = []Check{
 	},
 	{
 		Name: "CutShort", Run: cutShort, Needs: []Ability{DurableGroups},
-		Rule: "what a handler fails to do since its subscription ends is left for another and is no attempt that makes a dead letter",
+		Rule:   "what a handler fails to do since its subscription ends is left for another and is no attempt that makes a dead letter",
+		Origin: "hornetq/hornetq#1312: closing a consumer sets off the check of its redeliveries",
 	},
 	{
 		Name: "DurableGroupReopen", Run: durableGroupReopen, Needs: []Ability{DurableGroups, Durable},

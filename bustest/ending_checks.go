@@ -20,7 +20,8 @@ var endingChecks = []Check{
 	},
 	{
 		Name: "UnsubscribeTwice", Run: unsubscribeTwice,
-		Rule: "Unsubscribe is idempotent, also from several goroutines and after Close",
+		Rule:   "Unsubscribe is idempotent, also from several goroutines and after Close",
+		Origin: "libp2p/go-libp2p#3002: the second Close panics; libp2p/go-libp2p-pubsub#200: Cancel hangs when everything has ended",
 	},
 	{
 		Name: "OnlyItself", Run: onlyItself,

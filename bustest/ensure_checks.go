@@ -16,7 +16,8 @@ import (
 var ensureChecks = []Check{
 	{
 		Name: "EnsureAtOnce", Run: ensureAtOnce, Needs: []Ability{Streams},
-		Rule: "of EnsureStreams calls at the same time whose streams overlap one succeeds, and equal ones all do",
+		Rule:   "of EnsureStreams calls at the same time whose streams overlap one succeeds, and equal ones all do",
+		Origin: "confluentinc/ksql#779: of nodes that create the same topic together all but one fail",
 	},
 	{
 		Name: "EnsureAllOrNothing", Run: ensureAllOrNothing, Needs: []Ability{Streams},
@@ -29,7 +30,8 @@ var ensureChecks = []Check{
 	},
 	{
 		Name: "LimitsSeparate", Run: limitsSeparate, Needs: []Ability{Streams},
-		Rule: "the limits of one stream don't touch another",
+		Rule:   "the limits of one stream don't touch another",
+		Origin: "FlintUA/MeshCenter#7: a busy channel evicts the history of the others",
 	},
 	{
 		Name: "DiscardLogged", Run: discardLogged, Needs: []Ability{Streams},
@@ -46,7 +48,8 @@ var ensureChecks = []Check{
 	},
 	{
 		Name: "Health", Run: health,
-		Rule: "bus.HealthChecker says nil while the bus can publish and deliver",
+		Rule:   "bus.HealthChecker says nil while the bus can publish and deliver",
+		Origin: "redpanda-data/connect#3311, automagik-dev/omni#807: healthy without a connection to NATS",
 	},
 }
 

@@ -9,7 +9,8 @@ import (
 var errorChecks = []Check{
 	{
 		Name: "ErrorText", Run: errorText,
-		Rule: "an error names the operation and the subject, and never the payload",
+		Rule:   "an error names the operation and the subject, and never the payload",
+		Origin: "evolution-gaming/kafka-journal#930: the whole event is in the error",
 	},
 }
 

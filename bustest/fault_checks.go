@@ -27,7 +27,8 @@ var faultChecks = []Check{
 	},
 	{
 		Name: "FrozenDeadline", Run: frozenDeadline, Needs: []Ability{Streams, Faults},
-		Rule: "while the server doesn't answer, calls end by their deadline; a publish is then ErrUnknownOutcome, and publishing it again under its ID stores it once",
+		Rule:   "while the server doesn't answer, calls end by their deadline; a publish is then ErrUnknownOutcome, and publishing it again under its ID stores it once",
+		Origin: "rabbitmq/amqp091-go#178: a publish outlives its context when the server stops reading",
 	},
 	{
 		Name: "CloseWithoutServer", Run: closeWithoutServer, Needs: []Ability{Streams, Faults},

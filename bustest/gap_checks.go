@@ -23,7 +23,8 @@ var gapChecks = []Check{
 	},
 	{
 		Name: "TrimDuringReplay", Run: trimDuringReplay, Needs: []Ability{Streams},
-		Rule: "what limits discard during a replay is told as ErrGap, nothing that is still stored is skipped, and Subscribe doesn't wait for what is gone",
+		Rule:   "what limits discard during a replay is told as ErrGap, nothing that is still stored is skipped, and Subscribe doesn't wait for what is gone",
+		Origin: "nats-server#2083: messages that expire before they are acknowledged stop a consumer for ever",
 	},
 	{
 		Name: "TrimDuringSnapshot", Run: trimDuringSnapshot, Needs: []Ability{Streams},
@@ -32,11 +33,13 @@ var gapChecks = []Check{
 	},
 	{
 		Name: "ResumeGapTold", Run: resumeGapTold, Needs: []Ability{Streams},
-		Rule: "a resume after a cursor behind which messages are gone is ErrGap, then what is left",
+		Rule:   "a resume after a cursor behind which messages are gone is ErrGap, then what is left",
+		Origin: "dunglas/mercure#704: a resume after an event that is gone gets nothing and no word",
 	},
 	{
 		Name: "NewestOfSubject", Run: newestOfSubject, Needs: []Ability{Streams},
-		Rule: "a limit per subject never costs a subscription the newest message of a subject",
+		Rule:   "a limit per subject never costs a subscription the newest message of a subject",
+		Origin: "nats.c#925: with one message per subject the last one is sometimes missed",
 	},
 }
 

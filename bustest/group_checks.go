@@ -56,7 +56,8 @@ var groupChecks = []Check{
 	},
 	{
 		Name: "GroupEndings", Run: groupEndings, Needs: []Ability{Groups},
-		Rule: "members end as any subscription does: by Unsubscribe with its fence, in their handler, by Until",
+		Rule:   "members end as any subscription does: by Unsubscribe with its fence, in their handler, by Until",
+		Origin: "in bus/driver a member whose context ended raced with Close",
 	},
 	{
 		Name: "GroupClose", Run: groupClose, Needs: []Ability{Groups},
@@ -69,11 +70,13 @@ var groupChecks = []Check{
 	},
 	{
 		Name: "GroupGap", Run: groupGap, Needs: []Ability{Groups, Streams},
-		Rule: "what limits discard before a group's turn is told to one of its members as ErrGap",
+		Rule:   "what limits discard before a group's turn is told to one of its members as ErrGap",
+		Origin: "nats-server#2083: messages that expire before they are acknowledged stop a consumer for ever",
 	},
 	{
 		Name: "GroupStreamChanged", Run: groupStreamChanged, Needs: []Ability{Groups, Streams},
-		Rule: "when what captures its pattern changes, a group's members end with ErrStreamChanged and their hooks are told",
+		Rule:   "when what captures its pattern changes, a group's members end with ErrStreamChanged and their hooks are told",
+		Origin: "in bus/driver Close raced with a feed that was being started again",
 	},
 	{
 		Name: "AttemptZero", Run: attemptZero,

@@ -14,11 +14,13 @@ import (
 var handlerChecks = []Check{
 	{
 		Name: "PanicContained", Run: panicContained,
-		Rule: "a handler that panics or ends its goroutine ends neither the process nor its subscription; the hook is told with subject and stack",
+		Rule:   "a handler that panics or ends its goroutine ends neither the process nor its subscription; the hook is told with subject and stack",
+		Origin: "eclipse-paho/paho.golang#106, lileio/pubsub#29: a panic ends the process; bus/driver told nobody of a handler that ended its goroutine",
 	},
 	{
 		Name: "HandlerError", Run: handlerError,
-		Rule: "a handler's error goes to the error hook of its subscription, or else of the bus, and the next message comes",
+		Rule:   "a handler's error goes to the error hook of its subscription, or else of the bus, and the next message comes",
+		Origin: "stan.py#18: an exception in a handler is ignored; nats.node#233: it breaks all messages after it",
 	},
 	{
 		Name: "HookHarmsNobody", Run: hookHarmsNobody,
@@ -27,23 +29,28 @@ var handlerChecks = []Check{
 	},
 	{
 		Name: "HandlerContext", Run: handlerContext,
-		Rule: "a handler's context ends when its subscription ends, so that it can return",
+		Rule:   "a handler's context ends when its subscription ends, so that it can return",
+		Origin: "utilitywarehouse/go-pubsub#61, eclipse-paho/paho.mqtt.golang#609: nothing tells a handler to return",
 	},
 	{
 		Name: "PublishInHandler", Run: publishInHandler,
-		Rule: "publishing from inside a handler works",
+		Rule:   "publishing from inside a handler works",
+		Origin: "asaskevich/EventBus#35, tailscale/tailscale#18012: publishing in a handler deadlocks",
 	},
 	{
 		Name: "SubscribeInHandler", Run: subscribeInHandler,
-		Rule: "subscribing from inside a handler waits for no replay, and the next message is delivered",
+		Rule:   "subscribing from inside a handler waits for no replay, and the next message is delivered",
+		Origin: "opendxl/opendxl-client-python#21: adding a callback in a callback deadlocks",
 	},
 	{
 		Name: "UnsubscribeInHandler", Run: unsubscribeInHandler,
-		Rule: "Unsubscribe in a handler never waits, and its handler isn't called again",
+		Rule:   "Unsubscribe in a handler never waits, and its handler isn't called again",
+		Origin: "eclipse-ecal/ecal#1073: destroying a subscriber in a callback deadlocks",
 	},
 	{
 		Name: "CloseInHandler", Run: closeInHandler,
-		Rule: "Close in a handler never waits, and everything ends",
+		Rule:   "Close in a handler never waits, and everything ends",
+		Origin: "rabbitmq/rabbitmq-dotnet-client#1567, Azure/azure-sdk-for-js#9491: closing in a handler deadlocks",
 	},
 }
 

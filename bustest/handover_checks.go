@@ -18,11 +18,13 @@ var handoverChecks = []Check{
 	},
 	{
 		Name: "HandoverHistoryFirst", Run: handoverHistoryFirst, Needs: []Ability{Streams},
-		Rule: "no live message comes before an older stored one",
+		Rule:   "no live message comes before an older stored one",
+		Origin: "mastra-ai/mastra#18479: live events come before the history",
 	},
 	{
 		Name: "SpanningPattern", Run: spanningPattern, Needs: []Ability{Streams},
-		Rule: "a pattern across streams and free subjects gets each message once, and never one that was refused",
+		Rule:   "a pattern across streams and free subjects gets each message once, and never one that was refused",
+		Origin: "a core NATS subscription gets what the stream has refused",
 	},
 }
 

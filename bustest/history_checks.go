@@ -15,7 +15,8 @@ var historyChecks = []Check{
 	},
 	{
 		Name: "SlowReplay", Run: slowReplay, Needs: []Ability{Streams},
-		Rule: "a replay whose handler doesn't return delays no publisher, no live subscription and no other replay",
+		Rule:   "a replay whose handler doesn't return delays no publisher, no live subscription and no other replay",
+		Origin: "dunglas/mercure#200: all writes would have waited for a subscriber that reads its history",
 	},
 	{
 		Name: "ReplayIsolation", Run: replayIsolation, Needs: []Ability{Streams},

@@ -17,7 +17,8 @@ var hookChecks = []Check{
 	},
 	{
 		Name: "SlowHook", Run: slowHook,
-		Rule: "a hook that doesn't return delays no publisher and no other subscription",
+		Rule:   "a hook that doesn't return delays no publisher and no other subscription",
+		Origin: "nats.java#1502: the error listener was called on the spot",
 	},
 	{
 		Name: "TypedDecode", Run: typedDecode,

@@ -19,15 +19,18 @@ import (
 var loadChecks = []Check{
 	{
 		Name: "Burst", Run: burst,
-		Rule: "a burst that Buffer has room for loses nothing, however large",
+		Rule:   "a burst that Buffer has room for loses nothing, however large",
+		Origin: "of a burst of 400,000 messages on core NATS a stream dropped 132,111, with a line in the log",
 	},
 	{
 		Name: "DefaultBuffer", Run: defaultBuffer,
-		Rule: "without Buffer 1,024 messages or 1 MiB wait for a blocked handler, and no more",
+		Rule:   "without Buffer 1,024 messages or 1 MiB wait for a blocked handler, and no more",
+		Origin: "gazebosim/gz-transport#926, redisson/redisson#5117: the queue of a slow subscriber has no bound",
 	},
 	{
 		Name: "Storm", Run: storm,
-		Rule: "all methods from many goroutines at once do no harm",
+		Rule:   "all methods from many goroutines at once do no harm",
+		Origin: "micromdm/micromdm#97, r3labs/sse#48, gofr-dev/gofr#4054: races on maps",
 	},
 	{
 		Name: "ManySubscriptions", Run: manySubscriptions,

@@ -26,15 +26,18 @@ var orderChecks = []Check{
 	},
 	{
 		Name: "StreamOrder", Run: streamOrder, Needs: []Ability{Streams},
-		Rule: "on captured subjects every subscription sees the stream's order",
+		Rule:   "on captured subjects every subscription sees the stream's order",
+		Origin: "nats.rs#187: consumers see a higher sequence before a lower one",
 	},
 	{
 		Name: "TotalOrder", Run: totalOrder, Needs: []Ability{TotalOrder},
-		Rule: "subscriptions agree on the order of uncaptured messages",
+		Rule:   "subscriptions agree on the order of uncaptured messages",
+		Origin: "Mercure's local transport hands out without a lock: subscribers may see publishers interleaved differently",
 	},
 	{
 		Name: "HandlerSerial", Run: handlerSerial,
-		Rule: "one subscription's handler is never run concurrently with itself",
+		Rule:   "one subscription's handler is never run concurrently with itself",
+		Origin: "ScalaConsultants/reactive-rabbit#7, dotnetcore/CAP#1600: one consumer's handler runs twice at the same time",
 	},
 }
 

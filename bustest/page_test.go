@@ -17,6 +17,34 @@ const pagePath = "../docs/conformance.md"
 
 var update = flag.Bool("update", false, "write the table of checks into "+pagePath)
 
+// ours are the packages of this project that a check's origin can name.
+var ours = regexp.MustCompile(`\b(bus/driver|membus|natsbus|filebus)\b`)
+
+// origins counts the checks whose rule others have broken, we have, and nobody that we know of.
+func origins() (others, our, nobody int) {
+	for _, c := range Checks() {
+		if c.Origin == "" {
+			nobody++
+			continue
+		}
+		var byOthers, byUs bool
+		for origin := range strings.SplitSeq(c.Origin, ";") {
+			if ours.MatchString(origin) {
+				byUs = true
+			} else {
+				byOthers = true
+			}
+		}
+		if byOthers {
+			others++
+		}
+		if byUs {
+			our++
+		}
+	}
+	return others, our, nobody
+}
+
 // table is what the page says of the checks.
 func table() string {
 	bugs := map[string][]string{}
@@ -24,6 +52,9 @@ func table() string {
 		bugs[m.check] = append(bugs[m.check], m.bug)
 	}
 	var b strings.Builder
+	others, our, nobody := origins()
+	fmt.Fprintf(&b, "Of %d checks %d guard a rule that others have broken, %d one that we have (some both), and %d come from the contract alone.\n\n",
+		len(Checks()), others, our, nobody)
 	b.WriteString("| check | rule | needs | catches | was broken by |\n| --- | --- | --- | --- | --- |\n")
 	for _, c := range Checks() {
 		var needs []string

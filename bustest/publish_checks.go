@@ -15,7 +15,8 @@ import (
 var publishChecks = []Check{
 	{
 		Name: "NoSubscribers", Run: noSubscribers,
-		Rule: "publishing what nobody listens to is no error",
+		Rule:   "publishing what nobody listens to is no error",
+		Origin: "nanomsg/mangos-v1#219: without subscribers a publisher blocks when its queue is full",
 	},
 	{
 		Name: "AnyBytes", Run: anyBytes, Needs: []Ability{Streams},
@@ -28,11 +29,13 @@ var publishChecks = []Check{
 	},
 	{
 		Name: "PublishCancelled", Run: publishCancelled,
-		Rule: "a publish whose context ends meanwhile is accepted, or ErrUnknownOutcome with the context's error in it, or published nowhere",
+		Rule:   "a publish whose context ends meanwhile is accepted, or ErrUnknownOutcome with the context's error in it, or published nowhere",
+		Origin: "nats.node#628, EasyNetQ#1413: a timeout is returned and the message is stored",
 	},
 	{
 		Name: "HeadersCount", Run: headersCount, Needs: []Ability{Headers, PayloadLimit},
-		Rule: "headers count towards the limit of a message and what a stream's bytes limit could hold",
+		Rule:   "headers count towards the limit of a message and what a stream's bytes limit could hold",
+		Origin: "nats.py#896 counted the data alone",
 	},
 	{
 		Name: "OutsideStreams", Run: outsideStreams, Needs: []Ability{Streams},
@@ -41,7 +44,8 @@ var publishChecks = []Check{
 	},
 	{
 		Name: "MessageIDAtOnce", Run: messageIDAtOnce, Needs: []Ability{Streams},
-		Rule: "of several publishes under one ID at the same time one is stored, and all are accepted",
+		Rule:   "of several publishes under one ID at the same time one is stored, and all are accepted",
+		Origin: "noxdafox/rabbitmq-message-deduplication#67: duplicates that come at the same time get through",
 	},
 	{
 		Name: "MessageIDPerStream", Run: messageIDPerStream, Needs: []Ability{Streams},
@@ -49,15 +53,18 @@ var publishChecks = []Check{
 	},
 	{
 		Name: "DuplicateWindow", Run: duplicateWindow, Needs: []Ability{Streams},
-		Rule: "a message ID is remembered for the stream's Duplicates, by default 30 s, and not for ever",
+		Rule:   "a message ID is remembered for the stream's Duplicates, by default 30 s, and not for ever",
+		Origin: "apache/iggy#207, Wave-RF/WaveHouse#220: IDs are remembered for ever",
 	},
 	{
 		Name: "ExpectAtOnce", Run: expectAtOnce, Needs: []Ability{Streams},
-		Rule: "of several publishes that expect the same last message one is stored, and the others are ErrConflict",
+		Rule:   "of several publishes that expect the same last message one is stored, and the others are ErrConflict",
+		Origin: "nats-server#4320: several publishes that expect the same sequence are accepted",
 	},
 	{
 		Name: "ExpectNoneNow", Run: expectNoneNow, Needs: []Ability{Streams},
-		Rule: "ExpectNone asks what the stream holds now: what limits have discarded is no conflict",
+		Rule:   "ExpectNone asks what the stream holds now: what limits have discarded is no conflict",
+		Origin: "nats-server#6712: a key that MaxAge has removed can't be created",
 	},
 }
 

@@ -13,19 +13,23 @@ import (
 var replayChecks = []Check{
 	{
 		Name: "ReplayAllThenLive", Run: replayAllThenLive, Needs: []Ability{Streams},
-		Rule: "All delivers what is stored, in order, and then what is published",
+		Rule:   "All delivers what is stored, in order, and then what is published",
+		Origin: "ballerina-platform/ballerina-library#1420: a replay comes in another order",
 	},
 	{
 		Name: "LastN", Run: lastN, Needs: []Ability{Streams},
-		Rule: "Last(n) delivers the last n stored messages of all that match; Last(0) only new ones",
+		Rule:   "Last(n) delivers the last n stored messages of all that match; Last(0) only new ones",
+		Origin: "igniterealtime/Openfire#998: the last ten messages are eleven",
 	},
 	{
 		Name: "AfterCursor", Run: afterCursor, Needs: []Ability{Streams},
-		Rule: "After delivers what stands strictly behind the cursor",
+		Rule:   "After delivers what stands strictly behind the cursor",
+		Origin: "r3labs/sse sends the last event that was seen again; MAIF/izanami#51",
 	},
 	{
 		Name: "AfterOtherEpoch", Run: afterOtherEpoch, Needs: []Ability{Streams},
-		Rule: "a resume from another epoch is ErrGap, then the stream from its start",
+		Rule:   "a resume from another epoch is ErrGap, then the stream from its start",
+		Origin: "NATS's ordered consumer goes on at the old sequence in a stream that was made anew; centrifugal/centrifuge-go#160",
 	},
 	{
 		Name: "SinceTime", Run: sinceTime, Needs: []Ability{Streams},
@@ -34,11 +38,13 @@ var replayChecks = []Check{
 	},
 	{
 		Name: "LastPerSubject", Run: lastPerSubject, Needs: []Ability{Streams},
-		Rule: "LastPerSubject delivers the last stored message of each subject, in the stream's order",
+		Rule:   "LastPerSubject delivers the last stored message of each subject, in the stream's order",
+		Origin: "nats.go#1662, nats-server#7005, #2390: several messages of a subject, or not its last",
 	},
 	{
 		Name: "ReplayFilter", Run: replayFilter, Needs: []Ability{Streams},
-		Rule: "a replay holds only what the pattern matches",
+		Rule:   "a replay holds only what the pattern matches",
+		Origin: "nats.java#475, JasperFx/wolverine#3676: consumers without their filter get the whole stream",
 	},
 	{
 		Name: "SubscribeWaits", Run: subscribeWaits, Needs: []Ability{Streams},
@@ -46,7 +52,8 @@ var replayChecks = []Check{
 	},
 	{
 		Name: "CaughtUp", Run: caughtUp, Needs: []Ability{Streams},
-		Rule: "CaughtUp closes when what was stored has been handled, at once when nothing was",
+		Rule:   "CaughtUp closes when what was stored has been handled, at once when nothing was",
+		Origin: "dunglas/mercure#1321: a subscriber is told that it has caught up with what it never got",
 	},
 	{
 		Name: "StartUncaptured", Run: startUncaptured,

@@ -25,7 +25,8 @@ var storeChecks = []Check{
 	},
 	{
 		Name: "Expect", Run: expect, Needs: []Ability{Streams},
-		Rule: "an expectation that doesn't hold is ErrConflict and stores nothing",
+		Rule:   "an expectation that doesn't hold is ErrConflict and stores nothing",
+		Origin: "nats-server#7361: a subject's expected sequence is compared with the stream's last one",
 	},
 	{
 		Name: "StreamOptions", Run: streamOptions,

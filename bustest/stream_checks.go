@@ -12,11 +12,13 @@ import (
 var streamChecks = []Check{
 	{
 		Name: "EnsureTwice", Run: ensureTwice, Needs: []Ability{Streams},
-		Rule: "EnsureStreams with the same configs changes nothing, also from several callers at once",
+		Rule:   "EnsureStreams with the same configs changes nothing, also from several callers at once",
+		Origin: "spring-projects/spring-kafka#943: instances that start together fail",
 	},
 	{
 		Name: "EnsureUpdates", Run: ensureUpdates, Needs: []Ability{Streams},
-		Rule: "EnsureStreams updates limits and subjects and loses only what the new limits discard, also of a subject that is released and captured again",
+		Rule:   "EnsureStreams updates limits and subjects and loses only what the new limits discard, also of a subject that is released and captured again",
+		Origin: "the chat that this project grew from couldn't change a stream's limit",
 	},
 	{
 		Name: "EnsureInvalid", Run: ensureInvalid, Needs: []Ability{Streams},
@@ -44,7 +46,8 @@ var streamChecks = []Check{
 	},
 	{
 		Name: "MaxMsgsPerSubject", Run: maxMsgsPerSubject, Needs: []Ability{Streams},
-		Rule: "a stream keeps the newest MaxMsgsPerSubject messages of each subject",
+		Rule:   "a stream keeps the newest MaxMsgsPerSubject messages of each subject",
+		Origin: "nats-server#6245, #4865: more messages per subject than the limit",
 	},
 	{
 		Name: "MaxBytes", Run: maxBytes, Needs: []Ability{Streams},

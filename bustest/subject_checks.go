@@ -18,19 +18,23 @@ var subjectChecks = []Check{
 	},
 	{
 		Name: "EmptyPayload", Run: emptyPayload,
-		Rule: "empty data is a message",
+		Rule:   "empty data is a message",
+		Origin: "cesanta/mongoose#1827: an empty message is malformed; awslabs/aws-c-mqtt#204: it can't be received",
 	},
 	{
 		Name: "StarTable", Run: starTable,
-		Rule: "'*' stands for exactly one token, wherever it stands",
+		Rule:   "'*' stands for exactly one token, wherever it stands",
+		Origin: "njouanin/hbmqtt#44: '+' matches several levels; eclipse-paho/paho.mqtt.rust#166",
 	},
 	{
 		Name: "TailTable", Run: tailTable,
-		Rule: "a last '>' stands for one or more tokens, never for none",
+		Rule:   "a last '>' stands for one or more tokens, never for none",
+		Origin: "ralphtheninja/mqtt-match#18: customer/+/# matches customer",
 	},
 	{
 		Name: "LiteralTable", Run: literalTable,
-		Rule: "a pattern without wildcards matches itself alone, case kept",
+		Rule:   "a pattern without wildcards matches itself alone, case kept",
+		Origin: "emitter-io/emitter#73: a subscription to a/ gets a/b/, too",
 	},
 	{
 		Name: "BadSubject", Run: badSubject,
@@ -49,11 +53,13 @@ var subjectChecks = []Check{
 	},
 	{
 		Name: "ReservedUnseen", Run: reservedUnseen,
-		Rule: "'*' and '>' don't match a first token that is reserved: nobody is given what a backend says to itself",
+		Rule:   "'*' and '>' don't match a first token that is reserved: nobody is given what a backend says to itself",
+		Origin: "core NATS gives _INBOX and $JS to a subscription to '>'; moscajs/aedes#135: '+' matches $SYS",
 	},
 	{
 		Name: "OverlapOnce", Run: overlapOnce,
-		Rule: "a message is delivered once to each subscription that it matches, however many match it",
+		Rule:   "a message is delivered once to each subscription that it matches, however many match it",
+		Origin: "moscajs/mosca#62, emqx/emqtt#17: patterns that overlap make copies",
 	},
 }
 
