@@ -3,6 +3,7 @@ package bustest
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -12,6 +13,10 @@ var durableChecks = []Check{
 		Name: "Reopen", Run: reopen, Needs: []Ability{Durable},
 		Rule:   "streams, their limits and their messages survive Close and Open, and cursors from before still hold",
 		Origin: "nats-server#6888, #6890: restarts of an embedded server",
+	},
+	{
+		Name: "MessageIDReopened", Run: messageIDReopened, Needs: []Ability{Durable},
+		Rule: "a message ID is remembered for its window across Close and Open",
 	},
 	{
 		Name: "CursorGrows", Run: cursorGrows, Needs: []Ability{Durable},
@@ -46,6 +51,22 @@ func reopen(c *C) {
 	c.awaitText(after, numbered("p", 70))
 	c.judge(after, exactly(sequence("p", 41, 70)...), inStreamOrder, quiet)
 	c.checkStored(b, c.subject("a"), sequence("p", 21, 70)...)
+}
+
+func messageIDReopened(c *C) {
+	e := c.env()
+	b := c.open(e)
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}, Duplicates: time.Hour})
+	c.publish(b, c.subject("a"), "once", bus.MessageID("id"))
+	c.close(b)
+
+	b = c.open(e)
+	var r bus.Receipt
+	c.publish(b, c.subject("a"), "once", bus.MessageID("id"), bus.WithReceipt(&r))
+	if !r.Duplicate {
+		c.Errorf("what was published under an ID before Close isn't told as a duplicate after Open")
+	}
+	c.checkStored(b, c.subject("a"), "once")
 }
 
 func cursorGrows(c *C) {

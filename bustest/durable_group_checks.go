@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -15,7 +16,7 @@ import (
 var durableGroupChecks = []Check{
 	{
 		Name: "Redelivery", Run: redelivery, Needs: []Ability{DurableGroups},
-		Rule:   "in a durable group an error or a panic is told and redelivers after its wait, with Attempt counting from 1, until nil is returned",
+		Rule:   "in a durable group an error, a panic or the end of the goroutine is told and redelivers after its wait, with Attempt counting from 1, until nil is returned",
 		Origin: "nats-server#4726: a rejected message comes again at once, whatever the backoff; Dapr's suite passes a bus that never redelivers",
 	},
 	{
@@ -152,12 +153,15 @@ func redelivery(c *C) {
 				return errOnPurpose
 			case text == "panics" && m.Attempt <= 1:
 				panic("on purpose")
+			case text == "goes" && m.Attempt <= 1:
+				runtime.Goexit() // as t.FailNow does
 			}
 			return nil
 		}, group, attempts, bus.OnError(all.hook()))
 	}
 	cursor := c.store(b, c.subject("held.a"), "fails")
 	c.publish(b, c.subject("held.b"), "panics")
+	c.publish(b, c.subject("held.b"), "goes")
 	want := sequence("p", 1, 10)
 	c.publishOn(b, []string{c.subject("held.a")}, want...)
 	c.awaitAll(all, want...) // what waits for its repetition holds up nobody
@@ -166,7 +170,7 @@ func redelivery(c *C) {
 		if e.kind == delivered {
 			calls[e.text]++
 		}
-		return calls["fails"] >= 4 && calls["panics"] >= 2
+		return calls["fails"] >= 4 && calls["panics"] >= 2 && calls["goes"] >= 2
 	})
 	if p := c.awaitProblem(all, errOnPurpose).problem; p.Subject != c.subject("held.a") || p.Cursor != cursor || p.Pattern != c.subject("held.*") {
 		c.Errorf("the problem has pattern %q, subject %q and cursor %q", p.Pattern, p.Subject, p.Cursor)
@@ -177,6 +181,7 @@ func redelivery(c *C) {
 	c.settle()
 	c.checkTries(t, "fails", 4, waits...)
 	c.checkTries(t, "panics", 2, waits...)
+	c.checkTries(t, "goes", 2, waits...)
 	for _, text := range want {
 		c.checkTries(t, text, 1)
 	}
@@ -186,8 +191,8 @@ func redelivery(c *C) {
 			problems++
 		}
 	}
-	if problems != 4 {
-		c.Errorf("the hook was told %d problems of 3 errors and a panic", problems)
+	if problems != 5 {
+		c.Errorf("the hook was told %d problems of 3 errors, a panic and a goroutine that was ended", problems)
 	}
 }
 

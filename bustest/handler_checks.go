@@ -43,6 +43,11 @@ var handlerChecks = []Check{
 		Origin: "opendxl/opendxl-client-python#21: adding a callback in a callback deadlocks",
 	},
 	{
+		Name: "ChangeInHandler", Run: changeInHandler, Needs: []Ability{Streams},
+		Rule:   "creating, changing and removing streams, and removing groups, in a handler waits for no handler, also when it ends the handler's own subscription",
+		Origin: "bus/driver said that a removal had failed, since it had ended the context that it was given",
+	},
+	{
 		Name: "UnsubscribeInHandler", Run: unsubscribeInHandler,
 		Rule:   "Unsubscribe in a handler never waits, and its handler isn't called again",
 		Origin: "eclipse-ecal/ecal#1073: destroying a subscriber in a callback deadlocks",
@@ -240,6 +245,70 @@ func subscribeInHandler(c *C) {
 		c.publish(b, c.subject(root+".b"), "the next")
 		c.awaitText(inner, "the next")
 	})
+}
+
+func changeInHandler(c *C) {
+	b := c.Bus()
+	ensure := func(name, subject string, maxMsgs int64) func(ctx context.Context) error {
+		return func(ctx context.Context) error {
+			return b.EnsureStreams(ctx, bus.StreamConfig{Name: c.stream(name), Subjects: []string{c.subject(subject)}, MaxMsgs: maxMsgs})
+		}
+	}
+	remove := func(f func(r bus.Remover, ctx context.Context) error) func(ctx context.Context) error {
+		return func(ctx context.Context) error {
+			r, ok := b.(bus.Remover)
+			if !ok {
+				return nil
+			}
+			if err := f(r, ctx); !errors.Is(err, bus.ErrUnsupported) {
+				return err
+			}
+			return nil
+		}
+	}
+	c.ensure(b,
+		bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.*")}},
+		bus.StreamConfig{Name: c.stream("GONE"), Subjects: []string{c.subject("gone")}})
+	type change struct {
+		name, subject string
+		ends          bool // the handler's own subscription, or at least it may
+		option        bus.SubscribeOption
+		do            func(ctx context.Context) error
+	}
+	changes := []change{
+		{"creating another stream", "held.create", false, wide, ensure("OTHER", "other", 0)},
+		{"changing its stream's limits", "held.change", false, wide, ensure("S", "held.*", 1000)},
+		{"capturing its subject", "free.capture", true, wide, ensure("FREE", "free.capture", 0)},
+		{"removing its stream", "gone", true, wide, remove(func(r bus.Remover, ctx context.Context) error {
+			return r.RemoveStream(ctx, c.stream("GONE"))
+		})},
+	}
+	if c.h.claims(Groups) {
+		changes = append(changes, change{"capturing its group's subject", "free.group", true, bus.Group(c.group("g")), ensure("GROUP", "free.group", 0)})
+	}
+	if c.h.claims(DurableGroups) {
+		forget := remove(func(r bus.Remover, ctx context.Context) error { return r.RemoveGroup(ctx, c.group("d")) })
+		changes = append(changes, change{"removing its durable group", "held.group", true, bus.DurableGroup(c.group("d")), forget})
+	}
+	for _, ch := range changes {
+		h := &history{name: ch.name}
+		changed := make(chan error, 1)
+		h.sub = c.subscribeFunc(b, c.subject(ch.subject), func(ctx context.Context, m *bus.Message) error {
+			h.message(m)
+			if string(m.Data) == "first" {
+				changed <- ch.do(ctx)
+			}
+			return nil
+		}, ch.option, bus.Attempts(0), bus.OnError(h.hook()))
+		c.publish(b, c.subject(ch.subject), "first")
+		if err := receive(c, changed, ch.name+" in a handler to return"); err != nil {
+			c.Errorf("%s in a handler: %v", ch.name, err)
+		}
+		c.publish(b, c.subject(ch.subject), "next")
+		if !c.goesOn(h, "next") && !ch.ends {
+			c.Errorf("%s in a handler has ended its subscription", ch.name)
+		}
+	}
 }
 
 func unsubscribeInHandler(c *C) {

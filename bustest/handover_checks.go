@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -17,6 +18,10 @@ var handoverChecks = []Check{
 		Origin: "history and then a core subscription lost 41,236 of 90,000 messages",
 	},
 	{
+		Name: "HandoverEachStart", Run: handoverEachStart, Needs: []Ability{Streams},
+		Rule: "from whichever start position, replay goes over into live with no gap, no repeat and no reordering",
+	},
+	{
 		Name: "HandoverHistoryFirst", Run: handoverHistoryFirst, Needs: []Ability{Streams},
 		Rule:   "no live message comes before an older stored one",
 		Origin: "mastra-ai/mastra#18479: live events come before the history",
@@ -25,6 +30,10 @@ var handoverChecks = []Check{
 		Name: "SpanningPattern", Run: spanningPattern, Needs: []Ability{Streams},
 		Rule:   "a pattern across streams and free subjects gets each message once, and never one that was refused",
 		Origin: "a core NATS subscription gets what the stream has refused",
+	},
+	{
+		Name: "SpanningSlow", Run: spanningSlow, Needs: []Ability{Streams},
+		Rule: "of a pattern across streams and free subjects a slow handler loses nothing that is captured, and what it loses of the rest is counted and told",
 	},
 }
 
@@ -84,6 +93,57 @@ func (c *C) handover(rounds int, buses ...bus.Bus) {
 		}
 		if c.Failed() {
 			return
+		}
+	}
+}
+
+func handoverEachStart(c *C) {
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}})
+	const stored, subjects, publishers, meanwhile = 20, 4, 3, 15
+	for name, start := range map[string]struct {
+		option func(cursors []bus.Cursor) bus.SubscribeOption
+		first  int // of the stored ones
+	}{
+		"last":             {func([]bus.Cursor) bus.SubscribeOption { return bus.Last(5) }, stored - 4},
+		"after":            {func(cursors []bus.Cursor) bus.SubscribeOption { return bus.After(cursors[9]) }, 11},
+		"since":            {func([]bus.Cursor) bus.SubscribeOption { return bus.Since(time.Now().Add(-2 * clockSkew)) }, 1},
+		"all":              {func([]bus.Cursor) bus.SubscribeOption { return bus.All() }, 1},
+		"last-per-subject": {func([]bus.Cursor) bus.SubscribeOption { return bus.LastPerSubject() }, stored - subjects + 1},
+	} {
+		subject := func(i int) string { return c.subject(fmt.Sprintf("a.%s.%d", name, i%subjects)) }
+		var cursors []bus.Cursor
+		for i, text := range sequence("stored", 1, stored) {
+			cursors = append(cursors, c.store(b, subject(i), text))
+		}
+		h := &history{name: "started with " + name}
+		begin, begun := c.gate()
+		published := c.start(func() {
+			<-begin
+			c.together(publishers, "Publish", func(p int) {
+				for i, text := range sequence(string(rune('A'+p)), 1, meanwhile) {
+					if err := b.Publish(c.ctx, subject(p+i), []byte(text)); err != nil {
+						c.Errorf("Publish: %v", err)
+					}
+				}
+			})
+		})
+		c.subscribeFunc(b, c.subject("a."+name+".*"), func(_ context.Context, m *bus.Message) error {
+			h.message(m)
+			begun() // all of it is published during the replay
+			select {
+			case <-published:
+			case <-c.ctx.Done():
+			}
+			return nil
+		}, start.option(cursors), bus.OnError(h.hook()))
+		begun() // of a bus that has replayed nothing
+		receive(c, published, "Publish to return")
+		c.publish(b, subject(0), "end")
+		c.awaitText(h, "end")
+		c.judge(h, ordered, unique, inStreamOrder, replayedFirst, quiet, complete(sequence("stored", start.first, stored)...))
+		for p := range publishers {
+			c.judge(h, complete(sequence(string(rune('A'+p)), 1, meanwhile)...))
 		}
 	}
 }
@@ -156,4 +216,58 @@ func spanningPattern(c *C) {
 			return nil
 		})
 	}
+}
+
+func spanningSlow(c *C) {
+	b := c.Bus()
+	c.ensure(b,
+		bus.StreamConfig{Name: c.stream("ONE"), Subjects: []string{c.subject("one.a")}},
+		bus.StreamConfig{Name: c.stream("TWO"), Subjects: []string{c.subject("two.>")}})
+	gate, open := c.gate()
+	inside := make(chan struct{}, 1)
+	h := &history{name: "*.*, blocked"}
+	const room, n = 16, 200
+	h.sub = c.subscribeFunc(b, c.subject("*.*"), func(_ context.Context, m *bus.Message) error {
+		h.message(m)
+		select {
+		case inside <- struct{}{}:
+		default:
+		}
+		<-gate
+		return nil
+	}, bus.Buffer(room, 1<<20), bus.OnError(h.hook()))
+	c.publish(b, c.subject("free.a"), "blocks")
+	receive(c, inside, "the handler to be called")
+	subjects := []string{"one.a", "two.a", "free.a"}
+	for i := 1; i <= n; i++ {
+		for _, subject := range subjects {
+			c.publish(b, c.subject(subject), numbered(subject, i))
+		}
+	}
+	// As in LossIsCounted: what is published before has arrived.
+	watch := c.subscribe(b, c.subject("free.end.of"))
+	c.publish(b, c.subject("free.end.of"), "end")
+	c.awaitText(watch, "end")
+	open()
+	for _, subject := range subjects {
+		c.awaitText(h, numbered(subject, n)) // of the free ones, too: the oldest are dropped
+	}
+	free, told := 0, uint64(0)
+	for at, e := range h.all() {
+		var slow *bus.SlowError
+		switch {
+		case e.kind == delivered && strings.HasPrefix(e.text, "free.a#"):
+			free++
+		case e.kind == problem && errors.As(e.problem.Err, &slow):
+			told += slow.Dropped
+		case e.kind == problem:
+			c.Errorf("only what was dropped should be told\n%s", around(h.all(), at))
+		}
+	}
+	if dropped := h.sub.Dropped(); uint64(free)+dropped != n || told != dropped {
+		c.Errorf("%d messages were published outside of streams, %d delivered, %d counted as dropped, %d told", n, free, dropped, told)
+	}
+	c.judge(h, ordered, unique, complete(sequence("one.a", 1, n)...))
+	c.judge(h, complete(sequence("two.a", 1, n)...))
+	c.judge(h, complete(sequence("free.a", n-room+1, n)...))
 }

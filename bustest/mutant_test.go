@@ -163,6 +163,7 @@ var mutants = []mutant{
 	{bug: "lockInHandler", check: "PublishInHandler"},
 	{bug: "lockInHandler", check: "SubscribeInHandler"},
 	{bug: "inHandlerWaits", check: "SubscribeInHandler"},
+	{bug: "changeWaits", check: "ChangeInHandler"},
 	{bug: "selfFence", check: "UnsubscribeInHandler"},
 	{bug: "closeWaitsInHandler", check: "CloseInHandler"},
 
@@ -239,6 +240,8 @@ var mutants = []mutant{
 	{bug: "timeOfDelivery", check: "Receipt"},
 	{bug: "noDedup", check: "MessageID"},
 	{bug: "untoldDuplicate", check: "MessageID"},
+	{bug: "idOfRefused", check: "MessageIDRefused"},
+	{bug: "idOfDiscarded", check: "MessageIDDiscarded"},
 	{bug: "expectIgnored", check: "Expect"},
 	{bug: "conflictStores", check: "Expect"},
 	{bug: "optionsIgnored", check: "StreamOptions"},
@@ -265,10 +268,13 @@ var mutants = []mutant{
 	{bug: "gap", check: "HandoverNoGap"},
 	{bug: "dupJoin", check: "HandoverNoGap"},
 	{bug: "liveFirst", check: "HandoverNoGap"},
+	{bug: "gapOfLast", check: "HandoverEachStart"},
+	{bug: "gapOfSnapshot", check: "HandoverEachStart"},
 	{bug: "liveFirst", check: "HandoverHistoryFirst"},
 
 	{bug: "spanTwice", check: "SpanningPattern"},
 	{bug: "refusedDelivered", check: "SpanningPattern"},
+	{bug: "spanDropsCaptured", check: "SpanningSlow"},
 
 	{bug: "silentGap", check: "LiveGapTold"},
 	{bug: "slowSpared", check: "LimitsWin"},
@@ -302,6 +308,7 @@ var mutants = []mutant{
 
 	{bug: "neverRedelivers", check: "Redelivery"},
 	{bug: "panicIsDone", check: "Redelivery"},
+	{bug: "goexitIsDone", check: "Redelivery"},
 	{bug: "redeliversAtOnce", check: "Redelivery"},
 	{bug: "attemptStuck", check: "Redelivery"},
 	{bug: "errorSwallowed", check: "Redelivery"},
@@ -348,6 +355,7 @@ var mutants = []mutant{
 	{bug: "closeEndsAll", check: "CloseElsewhere", cfg: several},
 
 	{bug: "noPersist", check: "Reopen"},
+	{bug: "idsForgotten", check: "MessageIDReopened"},
 	{bug: "seqReset", check: "CursorGrows"},
 	{bug: "noLock", check: "SecondOpen"},
 	{bug: "panicOnGarbage", check: "Damaged", child: true, said: "panic: damaged at byte"},

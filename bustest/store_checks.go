@@ -1,6 +1,7 @@
 package bustest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -22,6 +23,16 @@ var storeChecks = []Check{
 		Name: "MessageID", Run: messageID, Needs: []Ability{Streams},
 		Rule:   "a second publish under the same ID is accepted, told as a duplicate, and neither stored nor delivered",
 		Origin: "natsbus overlooked, when an expectation failed, an ID that was first used on another subject",
+	},
+	{
+		Name: "MessageIDRefused", Run: messageIDRefused, Needs: []Ability{Streams},
+		Rule:   "a publish that is refused doesn't use up its message ID: the next one under it is stored",
+		Origin: "apache/pulsar#5218: what couldn't be stored is taken for a duplicate when it is sent again",
+	},
+	{
+		Name: "MessageIDDiscarded", Run: messageIDDiscarded, Needs: []Ability{Streams},
+		Rule:   "a message ID is remembered for its window also when limits have discarded the message",
+		Origin: "nats-server forgets it at a restart",
 	},
 	{
 		Name: "Expect", Run: expect, Needs: []Ability{Streams},
@@ -123,6 +134,75 @@ func messageID(c *C) {
 	}
 	if first.Cursor.IsZero() || !second.Cursor.IsZero() && second.Cursor != first.Cursor {
 		c.Errorf("the receipts say %q, then %q", first.Cursor, second.Cursor)
+	}
+}
+
+func messageIDRefused(c *C) {
+	b := c.Bus()
+	const limit = 32 << 10
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}, MaxBytes: limit})
+	h := c.subscribe(b, c.subject("a.>"))
+	c.publish(b, c.subject("a.x"), "first")
+	done, cancel := context.WithCancel(c.ctx)
+	cancel()
+	refusals := []struct {
+		id   string
+		ctx  context.Context
+		size int
+		opt  bus.PublishOption
+		want error
+	}{
+		{"a conflict", c.ctx, 1, bus.ExpectNone(), bus.ErrConflict},
+		{"too large", c.ctx, 2 * limit, nil, bus.ErrTooLarge},
+		{"a context that is done", done, 1, nil, context.Canceled},
+	}
+	if c.h.claims(Headers) {
+		refusals = append(refusals, refusals[0])
+		last := &refusals[len(refusals)-1]
+		last.id, last.opt, last.want = "a bad header", bus.WithHeader("a b", "v"), bus.ErrBadHeader
+	}
+	want := []string{"first"}
+	for _, r := range refusals {
+		opts := []bus.PublishOption{bus.MessageID(r.id)}
+		if r.opt != nil {
+			opts = append(opts, r.opt)
+		}
+		if err := b.Publish(r.ctx, c.subject("a.x"), make([]byte, r.size), opts...); !errors.Is(err, r.want) {
+			c.Errorf("%s: want %v, have %v", r.id, r.want, err)
+		}
+		receipt := bus.Receipt{Duplicate: true} // of a publish before
+		c.publish(b, c.subject("a.x"), r.id, bus.MessageID(r.id), bus.WithReceipt(&receipt))
+		if receipt.Duplicate {
+			c.Errorf("%s: the next publish under the same ID is told as a duplicate", r.id)
+		}
+		want = append(want, r.id)
+	}
+	c.publish(b, c.subject("a.x"), "end")
+	want = append(want, "end")
+	c.awaitText(h, "end")
+	c.judge(h, exactly(want...), quiet)
+	c.checkStored(b, c.subject("a.>"), want...)
+}
+
+func messageIDDiscarded(c *C) {
+	b := c.Bus()
+	for root, cfg := range map[string]bus.StreamConfig{
+		"msgs":    {MaxMsgs: 2},
+		"subject": {MaxMsgsPerSubject: 2},
+	} {
+		cfg.Name, cfg.Subjects, cfg.Duplicates = c.stream(root), []string{c.subject(root)}, time.Hour
+		c.ensure(b, cfg)
+		h := c.subscribe(b, c.subject(root))
+		c.publish(b, c.subject(root), "discarded", bus.MessageID("id"))
+		c.awaitText(h, "discarded") // or it would be a hole
+		c.publish(b, c.subject(root), "second")
+		c.publish(b, c.subject(root), "third")
+		var r bus.Receipt
+		c.publish(b, c.subject(root), "discarded", bus.MessageID("id"), bus.WithReceipt(&r))
+		if !r.Duplicate {
+			c.Errorf("%s: a second publish under the ID of a discarded message isn't told as a duplicate", root)
+		}
+		c.checkStored(b, c.subject(root), "second", "third")
 	}
 }
 

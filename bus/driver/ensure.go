@@ -27,7 +27,7 @@ func (b *Bus) ensureStreams(ctx context.Context, streams []bus.StreamConfig) err
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	ctx, cancel := b.bounded(ctx)
+	ctx, cancel := b.changing(ctx)
 	defer cancel()
 	select {
 	case b.ensure <- struct{}{}:
@@ -161,7 +161,7 @@ func (b *Bus) removeStream(ctx context.Context, name string) error {
 	if !isStreamName(name) {
 		return bus.ErrNoStream
 	}
-	ctx, cancel := b.bounded(ctx)
+	ctx, cancel := b.changing(ctx)
 	defer cancel()
 	select {
 	case b.ensure <- struct{}{}:

@@ -422,7 +422,7 @@ func (b *Bus) removeGroup(ctx context.Context, name string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	ctx, cancel := b.bounded(ctx)
+	ctx, cancel := b.changing(ctx)
 	defer cancel()
 	if grouper, ok := b.backend.(Grouper); ok {
 		if err := grouper.RemoveGroup(ctx, name); err != nil {

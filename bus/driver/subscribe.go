@@ -110,7 +110,7 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	if parent == nil {
 		parent = context.Background()
 	}
-	s.ctx, s.cancel = context.WithCancel(context.WithValue(parent, insideKey{b}, true))
+	s.ctx, s.cancel = context.WithCancel(context.WithValue(parent, insideKey{b}, s))
 	if b.gate != nil && !o.Grouped { // a group's inner subscription waits for the gate
 		s.ready, s.leaveFn = b.gate(pattern, s.release)
 	}

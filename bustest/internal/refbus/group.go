@@ -236,7 +236,8 @@ func (g *group) settle(s *subscription, m *bus.Message, err error) {
 	limit, wait := s.attempts()
 	cutShort := s.ended || b.closing // no attempt that counts
 	switch {
-	case err == nil || b.bug("neverRedelivers") || b.bug("panicIsDone") && errors.Is(err, bus.ErrPanic):
+	case err == nil || b.bug("neverRedelivers") || b.bug("panicIsDone") && errors.Is(err, bus.ErrPanic) ||
+		b.bug("goexitIsDone") && errors.Is(err, errGoexit):
 		g.finish(seq)
 		return
 	case cutShort && !b.bug("cutShortCounts"):
@@ -428,4 +429,7 @@ func (b *Bus) members(which func(*subscription) bool) []*subscription {
 // change ends a subscription since what it stands on has changed, and tells its hook.
 func (s *subscription) change() {
 	s.end(bus.ErrStreamChanged)
+	if s.b.bug("changeWaits") {
+		<-s.done
+	}
 }

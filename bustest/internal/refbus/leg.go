@@ -128,7 +128,7 @@ func (s *subscription) takeFrom(l *leg) (*bus.Message, *bus.Problem) {
 			}
 		}
 	}
-	if limit, _ := s.limits(); s.b.bug("dropsCaptured") && len(st.after(l.pos)) > 4*limit {
+	if limit, _ := s.limits(); (s.b.bug("dropsCaptured") || s.b.bug("spanDropsCaptured") && len(s.legs) > 1) && len(st.after(l.pos)) > 4*limit {
 		l.pos = st.seq - uint64(limit)
 	}
 	if s.b.bug("newestSkipped") && st.cfg.MaxMsgsPerSubject > 0 && st.seq > l.pos+50 {

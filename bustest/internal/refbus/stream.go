@@ -61,6 +61,9 @@ func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
 		}
 		return nil
 	}
+	if b.bug("idOfRefused") && o.MessageID != "" {
+		st.ids[o.MessageID] = remembered{until: time.Now().Add(st.cfg.Duplicates)}
+	}
 	if b.bug("dedupRace") && o.MessageID != "" {
 		b.yield()
 	}
@@ -134,6 +137,9 @@ func (st *stream) known(b *Bus, id string) (remembered, bool) {
 		}
 	}
 	r, ok := st.ids[id]
+	if ok && b.bug("idOfDiscarded") {
+		ok = slices.ContainsFunc(st.msgs, func(m *bus.Message) bool { return m.Cursor == r.cursor })
+	}
 	return r, ok
 }
 

@@ -346,7 +346,7 @@ func (s *subscription) checkCaughtUp() {
 				return
 			}
 		}
-		if s.b.bug("gap") {
+		if s.b.bug("gap") || s.b.bug("gapOfLast") && s.o.Start.Kind == bus.StartLast || s.b.bug("gapOfSnapshot") && l.only != nil {
 			l.pos = l.st.seq
 		}
 	}
