@@ -49,6 +49,9 @@ func (h Header) Value(key string) string {
 
 // Clone returns a copy of h that shares nothing with it.
 func (h Header) Clone() Header {
+	if h == nil {
+		return nil // most messages have none, and iterating over nothing takes time, too
+	}
 	c := maps.Clone(h)
 	for k, v := range c {
 		c[k] = slices.Clone(v)

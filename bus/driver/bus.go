@@ -153,39 +153,6 @@ func (b *Bus) leave(counted bool) {
 	}
 }
 
-// bounded returns a context that also ends when the bus ends blocked calls. A handler's
-// go on until everything is delivered.
-func (b *Bus) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	end := b.outside
-	if b.inside(ctx) {
-		end = b.life
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(end, func() { cancel(bus.ErrClosed) })
-	return ctx, func() { stop(); cancel(context.Canceled) }
-}
-
-// changing is bounded for a call that changes what is captured. Made in a handler, it may end the handler's own
-// subscription, and so the context that it was given; that must not cut it short half-way, or have it say that it failed.
-func (b *Bus) changing(ctx context.Context) (context.Context, context.CancelFunc) {
-	s, ok := ctx.Value(insideKey{b}).(*subscription)
-	if !ok {
-		return b.bounded(ctx)
-	}
-	apart, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		if !errors.Is(s.Err(), bus.ErrStreamChanged) {
-			cancel(context.Cause(ctx))
-		}
-	})
-	deadline := func() {}
-	if at, ok := ctx.Deadline(); ok {
-		apart, deadline = context.WithDeadline(apart, at)
-	}
-	bounded, done := b.bounded(apart)
-	return bounded, func() { stop(); done(); deadline(); cancel(context.Canceled) }
-}
-
 // cause is the error of a call whose context may have ended because the bus closed.
 func cause(ctx context.Context, err error) error {
 	if errors.Is(context.Cause(ctx), bus.ErrClosed) && !errors.Is(err, bus.ErrClosed) {

@@ -77,16 +77,7 @@ func (s *subscription) fill(l *leg) {
 	s.mu.Unlock()
 	f.mu.Unlock()
 
-	var err error
-	if st == (State{}) {
-		if st, err = f.states.Get(s.ctx); err == nil && st.Epoch != epoch {
-			err = ErrEpoch
-		}
-	}
-	var batch Batch
-	if err == nil {
-		batch, err = f.read(s.ctx, st, q)
-	}
+	batch, err := f.read(s.ctx, epoch, st, q)
 	if err == nil && batch.Through <= q.After {
 		err = fmt.Errorf("%w: reading stream %s makes no progress after %d", bus.ErrUnavailable, f.name, q.After)
 	}

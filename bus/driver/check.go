@@ -66,6 +66,22 @@ func HeaderSize(h bus.Header) int {
 	return n
 }
 
+// keepsGrammar reports whether what the backend delivers from a source keeps the grammar; a foreign client may have sent
+// or stored something that doesn't. It is told once for each source that such messages are skipped.
+func (b *Bus) keepsGrammar(m *bus.Message, source, pattern string) bool {
+	if b.sole && b.volatile {
+		return true // there is no foreign client
+	}
+	err := bus.CheckSubject(m.Subject)
+	if err == nil && m.Header != nil {
+		err = checkHeader(m.Header)
+	}
+	if err != nil && b.firstReport(source+" "+pattern) {
+		b.Report(bus.Problem{Err: fmt.Errorf("%s: messages that break the grammar are skipped: %w", source, err), Pattern: pattern, Cursor: m.Cursor})
+	}
+	return err == nil
+}
+
 // checkStream returns cfg with its defaults filled in, or an ErrBadStream or ErrStreamOverlap.
 func checkStream(cfg bus.StreamConfig) (bus.StreamConfig, error) {
 	bad := func(format string, args ...any) (bus.StreamConfig, error) {

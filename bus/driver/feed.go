@@ -3,7 +3,6 @@ package driver
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,7 +120,13 @@ func (b *Bus) dropFeed(f *feed, err error) {
 func (f *feed) wait(ctx context.Context) error {
 	f.mu.Lock()
 	ready := f.ready
-	f.mu.Unlock()
+	select {
+	case <-ready:
+		defer f.mu.Unlock()
+		return f.err
+	default:
+		f.mu.Unlock()
+	}
 	select {
 	case <-ready:
 		f.mu.Lock()
@@ -385,17 +390,8 @@ func (f *feed) give() {
 	f.items = f.items[:0]
 }
 
-// acceptable reports whether a message keeps the grammar; a foreign client may have stored one that doesn't.
-func (f *feed) acceptable(m *bus.Message) bool {
-	err := bus.CheckSubject(m.Subject)
-	if err == nil && m.Header != nil {
-		err = checkHeader(m.Header)
-	}
-	if err != nil && f.b.firstReport(f.name) {
-		f.b.Report(bus.Problem{Err: fmt.Errorf("stream %s holds messages that break the grammar; they are skipped: %w", f.name, err), Cursor: m.Cursor})
-	}
-	return err == nil
-}
+// acceptable reports whether a message of the stream keeps the grammar.
+func (f *feed) acceptable(m *bus.Message) bool { return f.b.keepsGrammar(m, "stream "+f.name, "") }
 
 // messageSize is what a waiting message counts.
 func messageSize(m *bus.Message) int {
@@ -457,17 +453,28 @@ func (f *feed) seekRing(st State, pattern string, n int, upTo uint64) (after uin
 	return st.First - 1, ringAfter < st.First
 }
 
-// read answers a query from the ring or the store. st is the state that the caller has just asked for.
-func (f *feed) read(ctx context.Context, st State, q Query) (Batch, error) {
+// read answers a query from the ring, or else from the store. st is what the caller has just asked for, if anything.
+func (f *feed) read(ctx context.Context, epoch string, st State, q Query) (Batch, error) {
 	s := *f.config.Load()
-	if st.Dense && s.Config.MaxMsgsPerSubject == 0 && q.After+1 >= st.First {
-		if batch, ok := f.fromRing(st.Epoch, q); ok {
-			// The ring's messages are shared with those who are live; a replayed one is its reader's own.
-			for i, m := range batch.Messages {
-				c := *m
-				batch.Messages[i] = &c
+	if f.inRing(epoch, q.After) && s.Config.MaxMsgsPerSubject == 0 {
+		if st == (State{}) {
+			var err error
+			if st, err = f.states.Get(ctx); err != nil {
+				return Batch{}, err
 			}
-			return batch, nil
+		}
+		if st.Epoch != epoch {
+			return Batch{}, ErrEpoch
+		}
+		if st.Dense && q.After+1 >= st.First {
+			if batch, ok := f.fromRing(epoch, q); ok {
+				// The ring's messages are shared with those who are live; a replayed one is its reader's own.
+				for i, m := range batch.Messages {
+					c := *m
+					batch.Messages[i] = &c
+				}
+				return batch, nil
+			}
 		}
 	}
 	release, err := f.slot(ctx)
@@ -475,8 +482,15 @@ func (f *feed) read(ctx context.Context, st State, q Query) (Batch, error) {
 		return Batch{}, err
 	}
 	defer release()
-	s.Epoch = st.Epoch
+	s.Epoch = epoch
 	return f.b.backend.Read(ctx, s, q)
+}
+
+// inRing reports whether the ring has all that is behind a sequence. The store may be ahead of the feed.
+func (f *feed) inRing(epoch string, after uint64) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.epoch == epoch && after >= f.ring.after && after < f.head
 }
 
 // slot waits for a place among the running reads.

@@ -144,6 +144,14 @@ func (l *leg) rereadLocked(seq uint64) {
 	l.state, l.pos, l.known = behind, seq-1, State{}
 }
 
+// shortenLocked takes the first messages of the batch, which have been handed over.
+func (l *leg) shortenLocked(n int) {
+	l.batch, l.fresh = l.batch[n:], false
+	if len(l.batch) == 0 {
+		l.batch = nil // gives their memory back
+	}
+}
+
 // rebase starts the leg anew in another epoch of its stream.
 func (l *leg) rebase(epoch string) {
 	l.sub.mu.Lock()

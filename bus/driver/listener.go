@@ -168,7 +168,7 @@ func (n *listener) Deliver(entries ...Entry) {
 	defer n.mu.Unlock()
 	for _, e := range entries {
 		// What a stream captures comes from the stream: this copy may be one that it refused.
-		if _, captured := t.captures(e.Message.Subject); captured || !n.acceptable(e.Message) {
+		if _, captured := t.captures(e.Message.Subject); captured || !n.b.keepsGrammar(e.Message, "pattern "+n.pattern, n.pattern) {
 			continue
 		}
 		n.items = append(n.items, item{m: e.Message})
@@ -186,17 +186,6 @@ func (n *listener) Deliver(entries ...Entry) {
 	n.b.crew.add(n.starting...)
 	clear(n.starting)
 	n.starting = n.starting[:0]
-}
-
-func (n *listener) acceptable(m *bus.Message) bool {
-	err := bus.CheckSubject(m.Subject)
-	if err == nil && m.Header != nil {
-		err = checkHeader(m.Header)
-	}
-	if err != nil && n.b.firstReport("pattern "+n.pattern) {
-		n.b.Report(bus.Problem{Err: fmt.Errorf("messages that break the grammar are skipped: %w", err), Pattern: n.pattern})
-	}
-	return err == nil
 }
 
 // Lost implements Sink.

@@ -127,7 +127,10 @@ func without[T comparable](s []T, v T) []T {
 
 // Match appends the values whose patterns match a valid subject to found.
 func (x *Index[T]) Match(subject string, found []T) []T {
-	return x.root.match(subject, append(found, x.exact[subject]...))
+	if len(x.exact) > 0 {
+		found = append(found, x.exact[subject]...)
+	}
+	return x.root.match(subject, found)
 }
 
 func (n *node[T]) match(subject string, found []T) []T {

@@ -16,6 +16,8 @@ const (
 	// What is read from the store when a feed's ring doesn't reach back to where somebody wants to start.
 	warmMsgs  = 1024
 	warmBytes = 256 << 10
+	// usualHistory is how many messages a page shows at first.
+	usualHistory = 64
 )
 
 // recent has a subscription of one subject start from what the feed remembers, and go over into live, in one step. If
@@ -116,6 +118,9 @@ func (f *feed) recentLocked(subject string, start *bus.Start, st *State, maxMsgs
 		n = int(limit)
 	}
 	e, size := f.ring.newestOf(subject), 0
+	if e != nil {
+		batch = make([]*bus.Message, 0, min(n, maxMsgs, usualHistory))
+	}
 	for ; e != nil && len(batch) < n; e = f.ring.before(e) {
 		seq := e.m.Cursor.Sequence()
 		if seq <= after || seq < first {

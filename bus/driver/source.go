@@ -2,10 +2,7 @@ package driver
 
 import (
 	"context"
-	"fmt"
 	"time"
-
-	"github.com/jitney-go/jitney/bus"
 )
 
 // source is where messages of a group come from. It is the sink of its share.
@@ -25,14 +22,8 @@ func (src *source) Deliver(d *Delivery) {
 	g := src.g
 	d.from = src
 	m := d.Message
-	err := bus.CheckSubject(m.Subject)
-	if err == nil && m.Header != nil {
-		err = checkHeader(m.Header)
-	}
-	if err != nil {
-		if g.b.firstReport("group " + g.name + " " + g.pattern) {
-			g.b.Report(bus.Problem{Err: fmt.Errorf("messages that break the grammar are skipped: %w", err), Pattern: g.pattern, Cursor: m.Cursor})
-		}
+	keeps := g.b.keepsGrammar(m, "group "+g.name, g.pattern)
+	if !keeps {
 		src.share.Done(d)
 	}
 	if g.durable {
@@ -42,12 +33,12 @@ func (src *source) Deliver(d *Delivery) {
 	g.mu.Lock()
 	over := src.over
 	src.asked = max(0, src.asked-1)
-	if !over && err == nil {
+	if !over && keeps {
 		g.waiting = append(g.waiting, d)
 	}
 	g.flowLocked()
 	g.mu.Unlock()
-	if over && err == nil {
+	if over && keeps {
 		src.share.Release(d)
 	}
 }

@@ -51,13 +51,14 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		o.Start = bus.Start{Kind: bus.StartAll}
 	}
 	inside := !counted || b.inside(ctx)
-	ctx, cancel := b.bounded(ctx)
+	caller := ctx
+	ctx, cancel := b.bounded(caller)
 	defer cancel()
 	for attempt := 0; ; attempt++ {
 		s, err := b.attach(ctx, pattern, handler, &o, nil)
 		if err == nil {
-			if err := s.awaitReplay(ctx, inside || o.Background); err != nil {
-				return nil, cause(ctx, err) // what was replayed mustn't be again
+			if err := s.awaitReplay(caller, inside || o.Background); err != nil {
+				return nil, err // what was replayed mustn't be again
 			}
 			s.mu.Lock()
 			s.standing = true
@@ -384,7 +385,7 @@ func (s *subscription) position(ctx context.Context, f *feed, start *bus.Start, 
 	return l, nil
 }
 
-// awaitReplay returns when the replay has been handled, or at once.
+// awaitReplay returns when the replay has been handled, or at once, or when the caller or the bus ends it.
 func (s *subscription) awaitReplay(ctx context.Context, atOnce bool) error {
 	if atOnce {
 		return nil
@@ -394,14 +395,17 @@ func (s *subscription) awaitReplay(ctx context.Context, atOnce bool) error {
 		return nil
 	default:
 	}
+	var err error
 	select {
 	case <-s.caughtUp:
 		return nil
 	case <-s.done:
 		return s.Err() // nil when the handler itself has unsubscribed
 	case <-ctx.Done():
-		err := context.Cause(ctx)
-		s.end(err)
-		return err
+		err = context.Cause(ctx)
+	case <-s.b.endOf(ctx).Done():
+		err = bus.ErrClosed
 	}
+	s.end(err)
+	return err
 }

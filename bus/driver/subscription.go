@@ -60,8 +60,8 @@ type subscription struct {
 	draining bool
 	last     bus.Cursor // of the last message that was handed over from a stream
 
-	// The first messages of a live leg's queue are lent to the runner, who claims one after the other without the lock.
-	// Whoever else needs the queue settles before: what isn't claimed by then isn't lent any more.
+	// The first messages of a leg's batch, or of a live leg's queue, are lent to the runner, who claims one after the other
+	// without the lock. Whoever else needs them settles before: what isn't claimed by then isn't lent any more.
 	lender *leg
 	hand   *hand // nil while the crew hasn't s
 }
@@ -201,9 +201,24 @@ type hand struct {
 
 var hands = sync.Pool{New: func() any { return new(hand) }}
 
-// lendLocked lends the first messages of a leg's queue, if there are several and the store needn't be asked.
+// lendLocked lends the first messages of a leg's batch or queue, if there are several and the store needn't be asked.
 func (s *subscription) lendLocked(l *leg) *hand {
-	if l.group != nil || l.state != live || len(l.batch) > 0 || len(l.holes) > 0 || s.draining {
+	if l.group != nil || len(l.holes) > 0 || s.draining {
+		return nil
+	}
+	if n := min(len(l.batch), blockLen); n > 0 {
+		if n == 1 || !l.fresh && s.stale(l, item{m: l.batch[0], at: l.readAt}) {
+			return nil
+		}
+		h := s.handLocked(l)
+		h.n = n
+		for i, m := range l.batch[:n] {
+			h.items[i] = item{m: m, at: l.readAt}
+		}
+		h.claimed.Store(0)
+		return h
+	}
+	if l.state != live {
 		return nil
 	}
 	most := l.queue.len
@@ -213,12 +228,17 @@ func (s *subscription) lendLocked(l *leg) *hand {
 	if most < 2 || l.feed != nil && s.stale(l, l.queue.peek()) {
 		return nil
 	}
+	h := s.handLocked(l)
+	h.n = l.queue.copyTo(h.items[:min(most, blockLen)])
+	h.claimed.Store(0)
+	return h
+}
+
+func (s *subscription) handLocked(lender *leg) *hand {
 	if s.hand == nil {
 		s.hand = hands.Get().(*hand)
 	}
-	s.lender = l
-	s.hand.n = l.queue.copyTo(s.hand.items[:min(most, blockLen)])
-	s.hand.claimed.Store(0)
+	s.lender = lender
 	return s.hand
 }
 
@@ -232,7 +252,7 @@ func (s *subscription) handOver(l *leg, h *hand) {
 	}
 }
 
-// settleLocked ends a loan: what was claimed is taken from the queue.
+// settleLocked ends a loan: what was claimed is taken from the batch or the queue.
 func (s *subscription) settleLocked() {
 	l := s.lender
 	if l == nil {
@@ -240,6 +260,13 @@ func (s *subscription) settleLocked() {
 	}
 	s.lender = nil
 	n := int(s.hand.claimed.Swap(-1))
+	if len(l.batch) > 0 { // only the runner, who has what is lent, makes a batch
+		if n > 0 {
+			s.handedLocked(l.batch[n-1])
+			l.shortenLocked(n)
+		}
+		return
+	}
 	for range n {
 		s.handedLocked(l.queue.pop().m)
 	}
@@ -291,7 +318,7 @@ func (s *subscription) nextLocked(l *leg) (*bus.Message, error) {
 			}
 			return nil, nil
 		}
-		l.batch, l.fresh = l.batch[1:], false
+		l.shortenLocked(1)
 		s.handedLocked(m)
 		return m, nil
 	}

@@ -10,7 +10,7 @@ import (
 // table says what captures what. It is replaced, never modified.
 type table struct {
 	streams  map[string]Stream
-	subjects Index[string] // names of streams
+	subjects Index[*Stream]
 }
 
 func newTable(streams []Stream) *table {
@@ -18,7 +18,7 @@ func newTable(streams []Stream) *table {
 	for _, s := range streams {
 		t.streams[s.Config.Name] = s
 		for _, subject := range s.Config.Subjects {
-			t.subjects.Add(subject, s.Config.Name)
+			t.subjects.Add(subject, &s)
 		}
 	}
 	return t
@@ -26,9 +26,9 @@ func newTable(streams []Stream) *table {
 
 // captures returns the stream that captures a subject.
 func (t *table) captures(subject string) (Stream, bool) {
-	var buf [4]string
-	if names := t.subjects.Match(subject, buf[:0]); len(names) > 0 {
-		return t.streams[names[0]], true
+	var buf [4]*Stream
+	if found := t.subjects.Match(subject, buf[:0]); len(found) > 0 {
+		return *found[0], true
 	}
 	return Stream{}, false
 }

@@ -3,6 +3,7 @@ package natsbus
 import (
 	"context"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +18,9 @@ const (
 	// A scan is made when so many pages of so many messages at least lie before a reader.
 	scanPages = 2
 	scanLeast = 16
+	// scanAhead is how many pages are asked for before their reader comes: with one, the server would have nothing to do
+	// while its answer is on the way.
+	scanAhead = 2
 	// scanIdle is how long a scan waits for its reader to come back.
 	scanIdle = 2 * time.Second
 	// scanPause lies between attempts, where the server refuses more consumers.
@@ -25,7 +29,7 @@ const (
 	pageTimeout = 2 * time.Second
 )
 
-// scan is a long read: a pull consumer that reads one page ahead, at three times the rate of direct reads. Whoever reads
+// scan is a long read: a pull consumer that reads ahead, at three times the rate of direct reads. Whoever reads
 // on where the last page ended gets the next one; nobody has to, since what a scan doesn't give is read directly.
 type scan struct {
 	b      *backend
@@ -34,18 +38,18 @@ type scan struct {
 	inbox  string
 	sub    *nats.Subscription
 	opened chan struct{}   // closed when it has been tried
-	pages  chan *getResult // nil: there are no more
+	pages  chan *getResult // nil: one didn't come
 
 	// Of scans.mu while it waits, and otherwise of its reader.
 	key      scanKey
-	n, bytes int // of the page that is coming, at most
+	n, bytes int // of the pages that are coming, at most
 	idle     *time.Timer
 
 	mu       sync.Mutex
-	asked    int        // pages
-	page     *getResult // that is coming
-	full     int        // how many messages it holds at most
-	consumed uint64     // the consumer's own count
+	coming   int       // the number of the page that is coming, from 1
+	page     getResult // as far as it has come
+	fulls    []int     // how many messages it and the ones behind it hold at most; there are none: none is coming
+	consumed uint64    // the consumer's own count
 }
 
 // scanKey says who finds a scan.
@@ -134,7 +138,7 @@ func (b *backend) scan(key scanKey, n, bytes int) {
 	inbox := b.rc.NewInbox()
 	s := &scan{
 		b: b, stream: key.stream, inbox: inbox, name: "jitney-scan-" + strings.NewReplacer("_INBOX.", "", ".", "-").Replace(inbox),
-		opened: make(chan struct{}), pages: make(chan *getResult, 1),
+		opened: make(chan struct{}), pages: make(chan *getResult, scanAhead), coming: 1,
 	}
 	go s.open(key, n, bytes)
 	if !x.put(s, key, n, bytes) {
@@ -142,7 +146,7 @@ func (b *backend) scan(key scanKey, n, bytes int) {
 	}
 }
 
-// open makes the consumer and asks for the first page.
+// open makes the consumer and asks for the first pages.
 func (s *scan) open(key scanKey, n, bytes int) {
 	defer close(s.opened)
 	ctx, cancel := context.WithTimeout(context.Background(), pageTimeout)
@@ -150,7 +154,7 @@ func (s *scan) open(key scanKey, n, bytes int) {
 	var err error
 	s.sub, err = s.b.rc.Subscribe(s.inbox+".*", s.receive)
 	if err == nil {
-		err = s.sub.SetPendingLimits(-1, -1) // at most one page is on its way
+		err = s.sub.SetPendingLimits(-1, -1) // what is on its way is bounded
 	}
 	if err == nil {
 		config := map[string]any{
@@ -164,7 +168,7 @@ func (s *scan) open(key scanKey, n, bytes int) {
 		err = s.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+key.stream+"."+s.name, request, nil)
 	}
 	if err == nil {
-		err = s.ask(n, bytes)
+		err = s.ask(n, bytes, scanPages*n)
 	}
 	if err != nil {
 		s.b.log.Debug("natsbus: a long read goes on without a consumer", "stream", key.stream, "error", err)
@@ -172,55 +176,65 @@ func (s *scan) open(key scanKey, n, bytes int) {
 	}
 }
 
-// ask asks for a page.
-func (s *scan) ask(n, bytes int) error {
+// ask asks for pages, as many as may be on their way and as it takes to hold what is pending.
+func (s *scan) ask(n, bytes, pending int) error {
 	s.mu.Lock()
-	s.asked++
-	s.page, s.full = &getResult{}, n
-	reply := s.inbox + "." + strconv.Itoa(s.asked)
-	s.mu.Unlock()
-	request := fmt.Appendf(nil, `{"batch":%d,"max_bytes":%d,"no_wait":true}`, n, bytes)
-	return s.b.rc.PublishRequest(s.b.call("$JS.API.CONSUMER.MSG.NEXT."+s.stream+"."+s.name), reply, request)
+	defer s.mu.Unlock()
+	pending -= n * len(s.pages) // no reader has had these yet
+	for _, full := range s.fulls {
+		pending -= full
+	}
+	for ; pending > 0 && len(s.fulls)+len(s.pages) < scanAhead; pending -= n {
+		reply := s.inbox + "." + strconv.Itoa(s.coming+len(s.fulls))
+		request := fmt.Appendf(nil, `{"batch":%d,"max_bytes":%d,"no_wait":true}`, n, bytes)
+		if err := s.b.rc.PublishRequest(s.b.call("$JS.API.CONSUMER.MSG.NEXT."+s.stream+"."+s.name), reply, request); err != nil {
+			return err
+		}
+		s.fulls = append(s.fulls, n)
+	}
+	return nil
 }
 
 // receive takes a message of the page that is coming, or the word that it is over.
 func (s *scan) receive(m *nats.Msg) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.page == nil {
-		return // the last word of a page that was full
-	}
 	if number, status := strings.CutPrefix(m.Subject, s.inbox+"."); status {
-		if number == strconv.Itoa(s.asked) {
-			s.turn()
+		if number == strconv.Itoa(s.coming) { // otherwise it was full
+			s.turnLocked()
 		}
 		return
 	}
 	place, ok := parsePlace(m.Reply)
-	if !ok || place.consumed != s.consumed+1 {
-		s.page = &getResult{} // one was lost
-		s.turn()
+	if len(s.fulls) == 0 || !ok || place.consumed != s.consumed+1 {
+		s.page = getResult{} // one was lost
+		s.turnLocked()
 		return
 	}
 	s.consumed = place.consumed
 	s.page.add(m.Subject, place.sequence, place.time, m.Data, readable(m))
 	s.page.pending = place.pending
-	if len(s.page.messages) == s.full {
-		s.turn()
+	if len(s.page.messages) == s.fulls[0] {
+		s.turnLocked()
 	}
 }
 
-// turn gives the page to the reader.
-func (s *scan) turn() {
-	page := s.page
-	s.page = nil
-	if len(page.messages) == 0 {
-		page = nil
+// turnLocked gives the page to the reader.
+func (s *scan) turnLocked() {
+	if len(s.fulls) == 0 {
+		return
 	}
-	s.pages <- page
+	var page *getResult
+	if len(s.page.messages) > 0 {
+		page = new(getResult)
+		*page = s.page
+	}
+	s.pages <- page // which has room for all that were asked for
+	s.page, s.fulls = getResult{}, s.fulls[1:]
+	s.coming++
 }
 
-// next returns the page, and asks for the one behind it. It is nil when the reader must do without.
+// next returns the page, and asks for those behind it. It is nil when the reader must do without.
 func (s *scan) next(ctx context.Context, n, bytes int) *getResult {
 	timeout := time.NewTimer(pageTimeout)
 	defer timeout.Stop()
@@ -239,7 +253,7 @@ func (s *scan) next(ctx context.Context, n, bytes int) *getResult {
 	}
 	key := s.key
 	key.from = page.last() + 1
-	if page.pending == 0 || s.ask(n, bytes) != nil || !s.b.scans.put(s, key, n, bytes) {
+	if page.pending == 0 || s.ask(n, bytes, int(min(page.pending, math.MaxInt32))) != nil || !s.b.scans.put(s, key, n, bytes) {
 		s.end()
 	}
 	page.pending = max(1, page.pending) // what has come meanwhile is behind it
