@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -119,6 +121,7 @@ func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) ([]dama
 	for _, d := range found {
 		e.log.Error("natsbus: messages are damaged", "stream", d.stream, "after", d.after, "before", d.before, "kept", d.kept)
 	}
+	e.lives.lost(found)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.damages = append(e.damages, found...)
@@ -182,6 +185,7 @@ func (e *embedded) harm() error {
 // check looks for damage in the files of messages.
 type check struct {
 	streams string    // the directory of the streams
+	stream  string    // the only one to look at; empty: all
 	since   time.Time // files that haven't changed since are taken for whole
 	torn    bool      // the store wasn't closed, so that the last record of a stream may be half written
 	kept    string    // where files are kept as they were; empty: nothing is changed
@@ -221,12 +225,15 @@ func (c *check) run(ctx context.Context) ([]damage, error) {
 
 // files returns the files to look at.
 func (c *check) files() (files []string, err error) {
-	all, err := filepath.Glob(filepath.Join(c.streams, "*", "msgs", "*.blk"))
+	all, err := filepath.Glob(filepath.Join(c.streams, cmp.Or(c.stream, "*"), "msgs", "*.blk"))
 	if err != nil {
 		return nil, err
 	}
 	for _, path := range all {
 		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the server has removed it
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -240,6 +247,9 @@ func (c *check) files() (files []string, err error) {
 // file looks at one file.
 func (c *check) file(path string) ([]damage, error) {
 	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil || bytes.HasPrefix(text, []byte(blockPacked)) { // an operator has had it compressed
 		return nil, err
 	}
@@ -253,13 +263,18 @@ func (c *check) file(path string) ([]damage, error) {
 	if !b.changed {
 		return nil, nil
 	}
-	last, err := isLastBlock(dir, number)
+	next, err := nextBlock(dir, number)
 	if err != nil {
 		return nil, err
 	}
-	endOnly := last && bytes.HasPrefix(text, b.whole)
+	endOnly := next == "" && bytes.HasPrefix(text, b.whole)
 	if endOnly && c.torn {
 		b.lost = nil // nobody was told of what is half written
+	}
+	for i := range b.lost {
+		if b.lost[i].before == 0 && next != "" {
+			b.lost[i].before = firstOf(next)
+		}
 	}
 	if c.kept == "" {
 		for i := range b.lost {
@@ -283,19 +298,38 @@ func (c *check) file(path string) ([]damage, error) {
 	return b.lost, nil
 }
 
-// isLastBlock reports whether no file has a higher number.
-func isLastBlock(dir, number string) (bool, error) {
+// nextBlock returns the file with the next higher number, "" if there is none.
+func nextBlock(dir, number string) (next string, err error) {
 	n, err := strconv.Atoi(number)
 	if err != nil {
-		return false, err
+		return "", err
 	}
 	all, err := filepath.Glob(filepath.Join(dir, "*.blk"))
+	nearest := math.MaxInt
 	for _, path := range all {
-		if other, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".blk")); err == nil && other > n {
-			return false, nil
+		other, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".blk"))
+		if err == nil && other > n && other < nearest {
+			next, nearest = path, other
 		}
 	}
-	return true, err
+	return next, err
+}
+
+// firstOf returns the sequence with which a file begins, 0 if that isn't known.
+func firstOf(path string) uint64 {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0
+	}
+	defer f.Close() // nothing was written
+	var head [recordHead]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil {
+		return 0
+	}
+	if seq := binary.LittleEndian.Uint64(head[4:]); seq&(recordErased|recordNone) == 0 {
+		return seq
+	}
+	return 0
 }
 
 // exchange puts text in the place of a file, which is kept elsewhere on the same file system.

@@ -4,15 +4,20 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
@@ -323,5 +328,110 @@ func TestDamage_ofAnyByteTakesAtMostItsMessage(t *testing.T) {
 			}
 			require.NoError(t, b.Close(context.Background()))
 		}
+	}
+}
+
+func TestDamage_thatComesWhileTheStoreIsOpenIsToldAndMendedInPlace(t *testing.T) {
+	t.Parallel()
+	for _, pattern := range []string{"small.*", "small.1"} {
+		dir := t.TempDir()
+		filled(t, dir)
+		var problems collector
+		b, err := natsbus.Open(t.Context(), dir, bus.OnError(problems.hook))
+		require.NoError(t, err)
+		defer b.Close(context.Background())
+		text, err := os.ReadFile(blockFiles(t, dir)[0])
+		require.NoError(t, err)
+		starts := recordsOf(text)
+		at := starts[len(starts)/2/3*3] + 80 // of subject small.1, since sequences begin at 1
+		text[at] ^= 4
+		require.NoError(t, os.WriteFile(blockFiles(t, dir)[0], text, 0o600))
+		// The server may still have the file in memory.
+		var reader told
+		require.Eventually(t, func() bool {
+			reader = told{}
+			sub, err := b.Subscribe(t.Context(), pattern, reader.handle, bus.All(), bus.OnError(reader.hook))
+			if errors.Is(err, bus.ErrUnavailable) {
+				return false // it is being mended
+			}
+			require.NoError(t, err, "it doesn't hang")
+			require.NoError(t, sub.Unsubscribe(t.Context()))
+			return len(reader.gaps) > 0
+		}, time.Minute, 10*time.Millisecond, "the gap")
+		if pattern == "small.*" {
+			require.Equal(t, smallMsgs-1, reader.judge(t, bus.Cursor{}))
+		}
+		health := b.(bus.HealthChecker).Health
+		eventually(t, func() bool { return problems.told(bus.ErrGap) == 1 }, "the hook of the bus")
+		require.ErrorContains(t, health(t.Context()), "SMALL")
+		require.NoError(t, b.Publish(t.Context(), "small.1", []byte("new")))
+		for range 2 {
+			var again told
+			_, err = b.Subscribe(t.Context(), pattern, again.handle, bus.All(), bus.OnError(again.hook))
+			require.NoError(t, err)
+			require.NotEmpty(t, again.gaps)
+			texts := again.texts()
+			require.Equal(t, "new", texts[len(texts)-1])
+		}
+	}
+}
+
+// What the server writes is whole: removals, erased messages, files that are written anew, large messages, a killed process.
+func TestDamage_isNotFoundInWhatTheServerWrites(t *testing.T) {
+	dir := t.TempDir()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := free.Addr().String()
+	require.NoError(t, free.Close())
+	b, err := natsbus.Config{Dir: dir, Listen: addr}.Open(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, b.EnsureStreams(t.Context(), small,
+		bus.StreamConfig{Name: "LAST", Subjects: []string{"last.*"}, MaxMsgsPerSubject: 1},
+		bus.StreamConfig{Name: "LARGE", Subjects: []string{"large"}, MaxMsgs: 10}))
+	nc, js := raw(t, "nats://"+addr)
+	for n := 1; n <= 2*smallMsgs; n++ {
+		require.NoError(t, b.Publish(t.Context(), fmt.Sprint("small.", n%3), []byte(smallText(n)), bus.MessageID(strconv.Itoa(n))))
+		require.NoError(t, b.Publish(t.Context(), fmt.Sprint("last.", n%50), bytes.Repeat([]byte("x"), 8000)))
+	}
+	for range 15 {
+		require.NoError(t, b.Publish(t.Context(), "large", make([]byte, 900_000), bus.WithHeader("Empty-lines", "")))
+	}
+	stream, err := js.Stream(t.Context(), "SMALL")
+	require.NoError(t, err)
+	last := stream.CachedInfo().State.LastSeq
+	for i := range uint64(20) {
+		require.NoError(t, stream.SecureDeleteMsg(t.Context(), last-7*i))
+		require.NoError(t, stream.DeleteMsg(t.Context(), last-7*i-1))
+	}
+	require.NoError(t, stream.Purge(t.Context(), jetstream.WithPurgeSubject("small.2")))
+	m := nats.NewMsg("small.raw")
+	m.Header["Odd"] = []string{"", "x"}
+	_, err = js.PublishMsg(t.Context(), m)
+	require.NoError(t, err)
+	nc.Close()
+	// As it is now, a killed process would leave it.
+	killed := filepath.Join(t.TempDir(), "killed")
+	require.NoError(t, os.CopyFS(killed, os.DirFS(dir)))
+	require.NoError(t, b.Close(context.Background()))
+	for _, left := range []string{killed, dir} {
+		for range 2 {
+			b, err := natsbus.Open(t.Context(), left)
+			require.NoError(t, err)
+			require.NoError(t, b.(bus.HealthChecker).Health(t.Context()))
+			infos, err := b.(bus.StreamLister).Streams(t.Context())
+			require.NoError(t, err)
+			require.Len(t, infos, 3)
+			for _, info := range infos {
+				var all told
+				_, err := b.Subscribe(t.Context(), info.Config.Subjects[0], all.handle, bus.All(), bus.OnError(all.hook))
+				require.NoError(t, err)
+				require.Len(t, all.texts(), int(info.Msgs), info.Config.Name)
+			}
+			require.NoError(t, b.Close(context.Background()))
+			edit(t, filepath.Join(left, "jitney.lives"), func(text []byte) []byte { // so that all of it is looked at
+				return bytes.Replace(text, []byte(`"open":false`), []byte(`"open":true`), 1)
+			})
+		}
+		require.NoDirExists(t, filepath.Join(left, "damaged"))
 	}
 }

@@ -31,6 +31,7 @@ type getRequest struct {
 type getResult struct {
 	messages []*bus.Message // without an epoch: see stamp
 	ids      map[uint64]string
+	total    uint64 // how many matched when the server began to read; 0: it isn't known
 	pending  uint64 // how many more match
 	through  uint64 // up to where it was read, if the last messages were dropped
 	guessed  bool   // pending only says whether to ask again
@@ -172,6 +173,11 @@ func (g *gets) take(x *getting, m *nats.Msg) (over bool, err error) {
 	}
 	if previous := m.Header.Get("Nats-Last-Sequence"); previous != "" && previous != strconv.FormatUint(r.last(), 10) {
 		return true, errReply // one has got lost between two servers
+	}
+	if len(r.messages) == 0 {
+		if more, err := strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64); err == nil {
+			r.total = more + 1
+		}
 	}
 	r.add(m.Header.Get("Nats-Subject"), seq, at, m.Data, m.Header)
 	return false, nil

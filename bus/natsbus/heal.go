@@ -33,15 +33,15 @@ func (e *embedded) watch(interrupt func(reason error), renew func(), tell func(f
 	e.interrupt, e.renew, e.tell = interrupt, renew, tell
 }
 
-// writeFailed has those who wait told, and the store opened again when that is possible. It doesn't wait.
-func (e *embedded) writeFailed(text string) {
+// broken has those who wait told, and the store opened again when that is possible. It doesn't wait.
+func (e *embedded) broken(why string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.critical != "" || e.interrupt == nil {
-		e.critical = text
+		e.critical = why
 		return
 	}
-	e.critical = text
+	e.critical = why
 	select {
 	case <-e.stopping:
 	default:

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"github.com/jitney-go/jitney/bus/driver"
 )
 
 const (
@@ -43,9 +45,45 @@ type life struct {
 	Created int64  `json:"created"` // ns
 	Number  uint64 `json:"number"`  // from 0
 	Place   int64  `json:"place"`   // of its mark
+	Holes   []hole `json:"holes,omitempty"`
 
 	mu   sync.Mutex
 	last uint64 // as marked
+}
+
+// hole is where damage has taken messages out of a stream, between two sequences.
+type hole struct {
+	After  uint64 `json:"after"`
+	Before uint64 `json:"before"`
+}
+
+// mostHoles is how many of a stream are remembered, the newest ones.
+const mostHoles = 1000
+
+// lost remembers what was damaged: where a limit per subject takes messages out as well, nothing else tells.
+func (l *lives) lost(found []damage) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, d := range found {
+		if known := l.known[d.stream]; known != nil && d.before > 0 {
+			known.Holes = append(known.Holes, hole{d.after, d.before})
+			known.Holes = known.Holes[max(0, len(known.Holes)-mostHoles):]
+		}
+	}
+}
+
+// holes returns what damage has taken between two sequences of a stream.
+func (l *lives) holes(name string, after, through uint64) (holes []driver.Hole) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if known := l.known[name]; known != nil {
+		for _, h := range known.Holes {
+			if h.Before > after+1 && h.After < through {
+				holes = append(holes, driver.Hole{After: max(h.After, after), Before: h.Before})
+			}
+		}
+	}
+	return holes
 }
 
 // another begins another life. Its number is the time: a state that is put back twice has two.

@@ -30,16 +30,38 @@ func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (dr
 	r.newer(info.first())
 	c := &info.Config
 	if info.State.Deleted > 0 && c.MaxMsgsPerSubject <= 0 {
-		return b.readHoles(ctx, s, q)
+		if b.server == nil || info.State.Deleted > manyMissing {
+			return b.readHoles(ctx, s, q)
+		}
+		if info, err = b.missing(ctx, s.Config.Name); err != nil {
+			return driver.Batch{}, err
+		}
+		if b.epoch(info) != s.Epoch {
+			return driver.Batch{}, driver.ErrEpoch
+		}
 	}
 	batch := r.batch(q, s.Epoch)
+	if b.server != nil {
+		damaged, err := b.passedOver(ctx, s, q, r, &batch, info)
+		if err != nil {
+			return driver.Batch{}, err
+		}
+		if damaged {
+			b.server.suspect(s.Config.Name)
+			return b.readHoles(ctx, s, q)
+		}
+		batch.Holes = holesOf(info.State.Missing, q.After, batch.Through)
+		if c.MaxMsgsPerSubject > 0 {
+			batch.Holes = b.server.lives.holes(s.Config.Name, q.After, batch.Through)
+		}
+	}
 	replacesOnly := c.MaxMsgsPerSubject > 0 && c.MaxMsgs <= 0 && c.MaxBytes <= 0 && c.MaxAge == 0
 	if first := info.first(); first > q.After+1 && !replacesOnly {
 		if len(batch.Messages) > 0 {
 			first = min(first, batch.Messages[0].Cursor.Sequence())
 		}
 		if first > q.After+1 {
-			batch.Holes = []driver.Hole{{After: q.After, Before: first}}
+			batch.Holes = append([]driver.Hole{{After: q.After, Before: first}}, batch.Holes...)
 			batch.Through = max(batch.Through, first-1)
 		}
 	}

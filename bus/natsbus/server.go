@@ -50,9 +50,11 @@ type embedded struct {
 
 	mu       sync.Mutex
 	fatal    string          // what the server would have ended the process for
-	critical string          // a write that failed, until the store works again
+	critical string          // why the store doesn't work, until it does again
 	damages  []damage        // that have been found since the start
 	lost     map[string]bool // streams that are there and can't be read
+
+	suspected map[string]time.Time // when the files of a stream were looked at
 
 	lastError string // that the server has logged, about whatever
 }
@@ -199,7 +201,7 @@ func (e *embedded) failure() error {
 	case e.fatal != "":
 		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.fatal)
 	case e.critical != "":
-		return fmt.Errorf("%w: the store in %s can't be written to: %s", bus.ErrUnavailable, e.dir, e.critical)
+		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.critical)
 	}
 	return nil
 }
@@ -246,7 +248,7 @@ func (e *embedded) Errorf(format string, args ...any) {
 	text := e.redacted(fmt.Sprintf(format, args...))
 	e.log.Error("nats-server: " + text)
 	if isWriteFailure(text) {
-		e.writeFailed(text)
+		e.broken(fmt.Sprintf("the store in %s can't be written to: %s", e.dir, text))
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -39,6 +39,8 @@ type streamInfo struct {
 		First   uint64 `json:"first_seq"`
 		Last    uint64 `json:"last_seq"`
 		Deleted uint64 `json:"num_deleted"`
+
+		Missing []uint64 `json:"deleted"` // if asked for
 	} `json:"state"`
 }
 
@@ -121,6 +123,15 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 func (b *backend) info(ctx context.Context, name string) (*streamInfo, error) {
 	var info streamInfo
 	if err := b.ask(ctx, "$JS.API.STREAM.INFO."+name, nil, &info); err != nil {
+		return nil, err
+	}
+	return &info, nil
+}
+
+// missing is info with the sequences that are missing from the middle.
+func (b *backend) missing(ctx context.Context, name string) (*streamInfo, error) {
+	var info streamInfo
+	if err := b.ask(ctx, "$JS.API.STREAM.INFO."+name, map[string]bool{"deleted_details": true}, &info); err != nil {
 		return nil, err
 	}
 	return &info, nil

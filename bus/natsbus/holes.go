@@ -1,0 +1,113 @@
+package natsbus
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+// manyMissing is how many sequences may be missing from the middle of a stream before all of it is read to find them.
+const manyMissing = 1000
+
+// holesOf returns the holes that missing sequences, ascending, are between two others.
+func holesOf(missing []uint64, after, through uint64) (holes []driver.Hole) {
+	from, _ := slices.BinarySearch(missing, after+1)
+	for _, seq := range missing[from:] {
+		if seq > through {
+			break
+		}
+		if n := len(holes); n > 0 && holes[n-1].Before == seq {
+			holes[n-1].Before = seq + 1
+			continue
+		}
+		holes = append(holes, driver.Hole{After: seq - 1, Before: seq + 1})
+	}
+	return holes
+}
+
+// passedOver reports whether the server has passed over a message that it has and can't read any more: the disk has
+// changed under it, of which it says nothing. The store is ours, so what isn't there has gone or is damaged.
+func (b *backend) passedOver(ctx context.Context, s driver.Stream, q driver.Query, r *getResult, batch *driver.Batch, info *streamInfo) (bool, error) {
+	if info.Config.MaxMsgsPerSubject <= 0 && coversAll(q.Pattern, s.Config.Subjects) {
+		seq := firstAbsent(batch, max(q.After, info.first()-1), info.State.Missing)
+		if seq == 0 {
+			return false, nil
+		}
+		// It may be of a subject that the stream captured once.
+		there, err := b.get(ctx, s.Config.Name, getRequest{Seq: seq, Next: ">", Batch: 1})
+		return err == nil && (len(there.messages) == 0 || there.last() > seq) && seq <= info.State.Last, err
+	}
+	if len(batch.Messages) == 0 || r.total == 0 {
+		return false, nil
+	}
+	behind, err := b.get(ctx, s.Config.Name, getRequest{Seq: batch.Through + 1, Next: q.Pattern, Batch: 1})
+	if err != nil || behind.guessed {
+		return false, err
+	}
+	rest := uint64(0)
+	if len(behind.messages) > 0 {
+		rest = behind.pending + 1
+	}
+	return r.total > rest+uint64(len(batch.Messages)), nil
+}
+
+func coversAll(pattern string, subjects []string) bool {
+	return !slices.ContainsFunc(subjects, func(subject string) bool { return !driver.Covers(pattern, subject) })
+}
+
+// firstAbsent returns the first sequence behind another one that isn't in a batch and not known to be missing; 0: there is none.
+func firstAbsent(batch *driver.Batch, after uint64, missing []uint64) uint64 {
+	next := after + 1
+	absent := func(before uint64) uint64 {
+		for ; next < before; next++ {
+			if _, known := slices.BinarySearch(missing, next); !known {
+				return next
+			}
+		}
+		return 0
+	}
+	for _, m := range batch.Messages {
+		if seq := absent(m.Cursor.Sequence()); seq > 0 {
+			return seq
+		}
+		next = max(next, m.Cursor.Sequence()+1)
+	}
+	return absent(batch.Through + 1)
+}
+
+// suspectEvery is how often the files of a stream are looked at while the server runs.
+const suspectEvery = time.Minute
+
+// suspect has the files of a stream looked at while the server runs, and the store mended if they are damaged. It doesn't wait.
+func (e *embedded) suspect(stream string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.critical != "" || time.Since(e.suspected[stream]) < suspectEvery {
+		return
+	}
+	if e.suspected == nil {
+		e.suspected = map[string]time.Time{}
+	}
+	e.suspected[stream] = time.Now()
+	select {
+	case <-e.stopping:
+	default:
+		e.healing.Go(func() { e.look(stream) })
+	}
+}
+
+func (e *embedded) look(stream string) {
+	c := check{streams: e.streamsDir(), stream: stream, torn: true}
+	found, err := c.run(context.Background())
+	switch {
+	case err != nil:
+		e.broken(fmt.Sprintf("the files of stream %s can't be read: %s", stream, err))
+	case len(found) > 0:
+		e.broken(fmt.Sprintf("%s is damaged and is being mended", found[0].path))
+	default:
+		e.log.Warn("natsbus: nats-server passes over messages whose files are whole", "stream", stream)
+	}
+}
