@@ -113,7 +113,10 @@ func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) ([]dama
 	for _, of := range mended {
 		e.log.Warn("natsbus: a damaged configuration was replaced by its copy", "dir", e.dir, "stream", of.stream, "consumer", of.consumer)
 	}
-	c := check{streams: e.streamsDir(), since: since, torn: torn, kept: filepath.Join(e.dir, keptDir)}
+	e.mu.Lock()
+	doubtful := e.doubtful
+	e.mu.Unlock()
+	c := check{streams: e.streamsDir(), since: since, also: doubtful, torn: torn, kept: filepath.Join(e.dir, keptDir)}
 	found, err := c.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the store in %s can't be checked: %w", bus.ErrUnavailable, e.dir, err)
@@ -124,7 +127,7 @@ func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) ([]dama
 	e.lives.lost(found)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.damages = append(e.damages, found...)
+	e.damages, e.doubtful = append(e.damages, found...), nil
 	e.lost = map[string]bool{}
 	for _, stream := range lost {
 		e.lost[stream] = true
@@ -185,8 +188,8 @@ func (e *embedded) harm() error {
 // check looks for damage in the files of messages.
 type check struct {
 	streams string    // the directory of the streams
-	stream  string    // the only one to look at; empty: all
 	since   time.Time // files that haven't changed since are taken for whole
+	also    []string  // paths of files that are looked at all the same
 	torn    bool      // the store wasn't closed, so that the last record of a stream may be half written
 	kept    string    // where files are kept as they were; empty: nothing is changed
 }
@@ -225,7 +228,7 @@ func (c *check) run(ctx context.Context) ([]damage, error) {
 
 // files returns the files to look at.
 func (c *check) files() (files []string, err error) {
-	all, err := filepath.Glob(filepath.Join(c.streams, cmp.Or(c.stream, "*"), "msgs", "*.blk"))
+	all, err := filepath.Glob(filepath.Join(c.streams, "*", "msgs", "*.blk"))
 	if err != nil {
 		return nil, err
 	}
@@ -237,7 +240,7 @@ func (c *check) files() (files []string, err error) {
 		if err != nil {
 			return nil, err
 		}
-		if info.ModTime().After(c.since) {
+		if info.ModTime().After(c.since) || slices.Contains(c.also, path) {
 			files = append(files, path)
 		}
 	}

@@ -52,6 +52,8 @@ func (e *embedded) broken(why string) {
 // heal opens the store again, in place, when there is room: connections and what others store elsewhere stay.
 func (e *embedded) heal() {
 	e.interrupt(e.failure())
+	ctx, cancel := e.untilStopped()
+	defer cancel()
 	tick := time.NewTicker(healEvery)
 	defer tick.Stop()
 	for {
@@ -66,7 +68,7 @@ func (e *embedded) heal() {
 		err := e.server.ShutdownJetStream()
 		var found []damage
 		if err == nil {
-			found, err = e.mend(context.Background(), e.opened, true)
+			found, err = e.mend(ctx, e.opened, true)
 		}
 		if err == nil {
 			config := *e.config
@@ -74,7 +76,7 @@ func (e *embedded) heal() {
 			err = e.server.EnableJetStream(&config)
 		}
 		if err == nil {
-			err = e.compareLives()
+			err = e.compareLives(len(found) > 0)
 		}
 		if err != nil {
 			e.log.Warn("natsbus: the store can't be opened again yet", "dir", e.dir, "error", err)
@@ -93,18 +95,31 @@ func (e *embedded) heal() {
 	}
 }
 
-// compareLives looks whether a stream has lost its end.
-func (e *embedded) compareLives() error {
+// compareLives looks whether a stream has lost its end, and records what is known if so, or if there is more to record.
+func (e *embedded) compareLives(more bool) error {
 	streams, err := e.streams()
 	if err != nil {
 		return err
 	}
 	lost, err := e.lives.compare(streams, false)
-	if err != nil || len(lost) == 0 {
+	if err != nil || len(lost) == 0 && !more {
 		return err
 	}
 	e.tellLost(lost)
 	return e.lives.save(true)
+}
+
+// untilStopped is a context that ends when the server is stopped.
+func (e *embedded) untilStopped() (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	go func() {
+		defer cancel()
+		select {
+		case <-e.stopping:
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, cancel
 }
 
 // tryRoom finds out whether files can be written.

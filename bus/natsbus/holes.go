@@ -1,9 +1,13 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jitney-go/jitney/bus/driver"
@@ -78,11 +82,12 @@ func firstAbsent(batch *driver.Batch, after uint64, missing []uint64) uint64 {
 	return absent(batch.Through + 1)
 }
 
-// suspectEvery is how often the files of a stream are looked at while the server runs.
+// suspectEvery is how often files of a stream are looked at while the server runs.
 const suspectEvery = time.Minute
 
-// suspect has the files of a stream looked at while the server runs, and the store mended if they are damaged. It doesn't wait.
-func (e *embedded) suspect(stream string) {
+// suspect has the files looked at that hold messages of a stream between two sequences, while the server runs, and the
+// store mended if they are damaged. It doesn't wait.
+func (e *embedded) suspect(stream string, after, through uint64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.critical != "" || time.Since(e.suspected[stream]) < suspectEvery {
@@ -95,19 +100,60 @@ func (e *embedded) suspect(stream string) {
 	select {
 	case <-e.stopping:
 	default:
-		e.healing.Go(func() { e.look(stream) })
+		e.healing.Go(func() { e.look(stream, after, through) })
 	}
 }
 
-func (e *embedded) look(stream string) {
-	c := check{streams: e.streamsDir(), stream: stream, torn: true}
-	found, err := c.run(context.Background())
+// look looks twice: what the server was just writing the first time is whole then.
+func (e *embedded) look(stream string, after, through uint64) {
+	ctx, cancel := e.untilStopped()
+	defer cancel()
+	var found []damage
+	files, err := filesBetween(filepath.Join(e.streamsDir(), stream, "msgs"), after, through)
+	for range 2 {
+		if err != nil || len(files) == 0 {
+			break
+		}
+		c := check{streams: e.streamsDir(), since: time.Now().Add(suspectEvery), also: files, torn: true}
+		found, err = c.run(ctx)
+		files = files[:0]
+		for _, d := range found {
+			files = append(files, d.path)
+		}
+	}
 	switch {
+	case ctx.Err() != nil:
 	case err != nil:
 		e.broken(fmt.Sprintf("the files of stream %s can't be read: %s", stream, err))
-	case len(found) > 0:
-		e.broken(fmt.Sprintf("%s is damaged and is being mended", found[0].path))
+	case len(files) > 0:
+		e.mu.Lock()
+		e.doubtful = append(e.doubtful, files...)
+		e.mu.Unlock()
+		e.broken(fmt.Sprintf("%s is damaged and is being mended", files[0]))
 	default:
-		e.log.Warn("natsbus: nats-server passes over messages whose files are whole", "stream", stream)
+		e.log.Debug("natsbus: what a read didn't find has gone, and the files are whole", "stream", stream)
 	}
+}
+
+// filesBetween returns the files of a stream that may hold messages between two sequences.
+func filesBetween(dir string, after, through uint64) (files []string, err error) {
+	all, err := filepath.Glob(filepath.Join(dir, "*.blk"))
+	number := func(path string) int {
+		n, _ := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".blk")) // a name that is none comes first
+		return n
+	}
+	slices.SortFunc(all, func(x, y string) int { return cmp.Compare(number(x), number(y)) })
+	for i, path := range all {
+		if firstOf(path) > through {
+			break
+		}
+		behind := uint64(0)
+		if i+1 < len(all) {
+			behind = firstOf(all[i+1])
+		}
+		if behind == 0 || behind > after+1 {
+			files = append(files, path)
+		}
+	}
+	return files, err
 }

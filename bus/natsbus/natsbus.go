@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -206,7 +207,10 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 	b.report = d.Report
 	b.mu.Unlock()
 	if b.server != nil {
-		b.tellDamage(b.server.damages)
+		b.server.mu.Lock()
+		found := slices.Clone(b.server.damages)
+		b.server.mu.Unlock()
+		b.tellDamage(found)
 	}
 	if shared {
 		// A user who may not see advisories still has the poll behind them.

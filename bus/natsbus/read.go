@@ -47,7 +47,7 @@ func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (dr
 			return driver.Batch{}, err
 		}
 		if damaged {
-			b.server.suspect(s.Config.Name)
+			b.server.suspect(s.Config.Name, q.After, batch.Through)
 			return b.readHoles(ctx, s, q)
 		}
 		batch.Holes = holesOf(info.State.Missing, q.After, batch.Through)

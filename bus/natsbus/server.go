@@ -54,7 +54,8 @@ type embedded struct {
 	damages  []damage        // that have been found since the start
 	lost     map[string]bool // streams that are there and can't be read
 
-	suspected map[string]time.Time // when the files of a stream were looked at
+	suspected map[string]time.Time // when files of a stream were looked at
+	doubtful  []string             // files in which damage was seen, until they are mended
 
 	lastError string // that the server has logged, about whatever
 }
@@ -209,7 +210,9 @@ func (e *embedded) failure() error {
 func (e *embedded) stop() error {
 	// The fields stay: a question whose caller has gone may still be under way.
 	if e.server != nil {
+		e.mu.Lock() // nobody is between looking at it and e.healing.Go
 		close(e.stopping)
+		e.mu.Unlock()
 		e.healing.Wait()
 		e.background.Wait()
 		e.server.Shutdown()
@@ -224,8 +227,8 @@ func (e *embedded) stop() error {
 		err = errors.Join(syncStore(e.disk.dir), e.disk.dir.Close())
 	}
 	if e.lives != nil {
-		// The stop is a clean one only if the disk has it all.
-		err = errors.Join(err, e.lives.close(err == nil))
+		// The stop is a clean one only if the disk has it all. Otherwise the next Open looks at all files.
+		err = errors.Join(err, e.lives.close(err == nil && e.failure() == nil))
 	}
 	if e.lock != nil {
 		err = errors.Join(err, e.lock.Close()) // gives the lock back
