@@ -48,8 +48,7 @@ var ensureChecks = []Check{
 	},
 	{
 		Name: "Health", Run: health,
-		Rule:   "bus.HealthChecker says nil while the bus can publish and deliver",
-		Origin: "redpanda-data/connect#3311, automagik-dev/omni#807: healthy without a connection to NATS",
+		Rule: "bus.HealthChecker says nil while the bus can publish and deliver",
 	},
 }
 

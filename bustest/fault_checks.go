@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,15 @@ var faultChecks = []Check{
 		Name: "FrozenDeadline", Run: frozenDeadline, Needs: []Ability{Streams, Faults},
 		Rule:   "while the server doesn't answer, calls end by their deadline; a publish is then ErrUnknownOutcome, and publishing it again under its ID stores it once",
 		Origin: "rabbitmq/amqp091-go#178: a publish outlives its context when the server stops reading",
+	},
+	{
+		Name: "HealthOutage", Run: healthOutage, Needs: []Ability{Faults},
+		Rule:   "bus.HealthChecker says ErrUnavailable while the server is gone, without waiting for it, and nil when it is back",
+		Origin: "redpanda-data/connect#3311, automagik-dev/omni#807: healthy without a connection to NATS",
+	},
+	{
+		Name: "AsyncBounded", Run: asyncBounded, Needs: []Ability{Streams, Faults},
+		Rule: "while the server doesn't answer, bus.AsyncPublisher takes 1,024 messages; what it has no room for by the end of its context isn't published",
 	},
 	{
 		Name: "CloseWithoutServer", Run: closeWithoutServer, Needs: []Ability{Streams, Faults},
@@ -315,6 +325,86 @@ func frozenDeadline(c *C) {
 		}
 		return err
 	})
+}
+
+func healthOutage(c *C) {
+	e, s := c.serve()
+	b := c.open(e)
+	h, ok := b.(bus.HealthChecker)
+	if !ok {
+		c.NotClaimed("the bus is no bus.HealthChecker")
+	}
+	health := func() error {
+		ctx, cancel := context.WithTimeout(c.ctx, c.h.Patience)
+		defer cancel()
+		began := time.Now()
+		err := h.Health(ctx)
+		if took := time.Since(began); took > c.slack() {
+			c.Errorf("Health took %v, and isn't to wait for an outage to end", took)
+		}
+		if err != nil && !errors.Is(err, bus.ErrUnavailable) {
+			c.Fatalf("Health: want nil or ErrUnavailable, have %v", err)
+		}
+		return err
+	}
+	for range 2 {
+		c.until("Health to be nil with a server", c.h.Patience, func(int) bool { return health() == nil })
+		c.do("kill", s.Kill())
+		c.until("Health to be ErrUnavailable without a server", c.h.Patience, func(int) bool { return health() != nil })
+		c.do("start", s.Start())
+	}
+	c.until("Health to be nil when the server is back", c.h.Patience, func(int) bool { return health() == nil })
+}
+
+func asyncBounded(c *C) {
+	e, s := c.serve()
+	b := c.open(e)
+	p := c.async(b)
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}})
+	c.publish(b, c.subject("a"), "first")
+	c.do("freeze", s.Freeze())
+	c.Cleanup(func() { _ = s.Thaw() }) // it may have been done
+	const room, n = 1024, 1100
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	o := newOutcomes(n)
+	var taken atomic.Int32
+	done := c.start(func() {
+		for i := range n {
+			p.PublishAsync(ctx, c.subject("a"), []byte(strconv.Itoa(i)), o.done(c, i))
+			taken.Add(1)
+		}
+	})
+	c.until("as many to be taken as there is room for", c.h.Patience, func(int) bool { return taken.Load() >= room })
+	c.settle()
+	if now := taken.Load(); now > room {
+		c.Errorf("%d messages were taken without an answer, at most %d may be on their way", now, room)
+	}
+	cancel()
+	receive(c, done, "PublishAsync to return when its context ends")
+	c.do("thaw", s.Thaw())
+	receive(c, o.all, "the outcome of each message")
+	var stored []string
+	h := &history{name: "what is stored"}
+	c.persist("Subscribe", func(ctx context.Context) error {
+		h = &history{name: "what is stored"}
+		_, err := b.Subscribe(ctx, c.subject("a"), h.handler(), bus.All())
+		return err
+	})
+	refused := map[string]error{}
+	for i, errs := range o.told {
+		text := strconv.Itoa(i)
+		switch {
+		case errs[0] == nil:
+			stored = append(stored, text)
+		case !errors.Is(errs[0], bus.ErrUnknownOutcome):
+			refused[text] = errs[0]
+		}
+		if err := errs[0]; i >= room && !errors.Is(err, context.Canceled) {
+			c.Errorf("message %d, for which there was no room: want context.Canceled, have %v", i, err)
+		}
+	}
+	c.judge(h, complete(stored...), unique, inStreamOrder, notRefused(refused))
 }
 
 func closeWithoutServer(c *C) {

@@ -379,6 +379,9 @@ var mutants = []mutant{
 	{bug: "lossyRestart", check: "RestartResumes"},
 	{bug: "ignoreDeadline", check: "FrozenDeadline"},
 	{bug: "retryDoubles", check: "FrozenDeadline"},
+	{bug: "healthBlind", check: "HealthOutage"},
+	{bug: "healthWaits", check: "HealthOutage"},
+	{bug: "asyncUnbounded", check: "AsyncBounded"},
 	{bug: "closeWaitsForServer", check: "CloseWithoutServer"},
 
 	{bug: "payloadInErr", check: "ErrorText"},

@@ -5,6 +5,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -13,6 +14,7 @@ import (
 type async struct {
 	mu      sync.Mutex
 	waiting []func()
+	count   int // of those whose outcome isn't known
 	running bool
 	idle    *sync.Cond
 }
@@ -35,9 +37,10 @@ func (b *Bus) publishAsync(ctx context.Context, subject string, data []byte, don
 	if !b.bug("asyncReadsLate") {
 		data = bytes.Clone(data)
 	}
-	early := ctx.Err()
+	early := b.async.room(ctx, b.bug("asyncUnbounded"))
 	ctx = context.WithoutCancel(ctx)
 	job := func() {
+		defer b.async.left(early == nil)
 		if b.bug("asyncReadsLate") {
 			data = lateCopy(data)
 		}
@@ -75,6 +78,35 @@ func (b *Bus) publishAsync(ctx context.Context, subject string, data []byte, don
 		a.waiting = a.waiting[1:]
 		go job()
 	}
+}
+
+// room waits until there is room for a message.
+func (a *async) room(ctx context.Context, unbounded bool) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		a.mu.Lock()
+		free := a.count < 1024 || unbounded
+		if free {
+			a.count++
+		}
+		a.mu.Unlock()
+		if free {
+			return nil
+		}
+		_ = pauseUntil(ctx, time.Millisecond) // the loop looks at the context
+	}
+}
+
+// left makes room again, if there was any taken.
+func (a *async) left(taken bool) {
+	if !taken {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.count--
 }
 
 // lateCopy copies data that its owner may be changing. It is the bug itself, so the race detector isn't to fail the test.

@@ -119,6 +119,19 @@ func (l *Link) back(from linkState) {
 	_ = l.to(up) // never fails
 }
 
+// linked says whether there is no connection.
+func (b *Bus) linked() error {
+	if b.link == nil {
+		return nil
+	}
+	b.link.mu.Lock()
+	defer b.link.mu.Unlock()
+	if b.link.state == gone || b.link.state == down {
+		return fmt.Errorf("%w: no connection", bus.ErrUnavailable)
+	}
+	return nil
+}
+
 // reconnected tells those whom an interruption concerns.
 func (b *Bus) reconnected(restarted bool) {
 	b.mu.Lock()
