@@ -261,7 +261,7 @@ func TestBridge_goesOnWhenServersComeBack(t *testing.T) {
 	}
 	for i := range 2 {
 		start(i, -1)
-		defer func() { stop(i) }()
+		t.Cleanup(func() { stop(i) }) // after the buses: without their server they would wait in Close
 	}
 	from, to := openURL(t, urls[0]), openURL(t, urls[1])
 	ensure(t, from, mixed)
