@@ -281,6 +281,9 @@ func (b *Bridge) exclusively(ctx context.Context, what string, f func() error) e
 	if err == nil {
 		err = f()
 	}
+	if stopped := ctx.Err(); stopped != nil && errors.Is(err, stopped) && !errors.Is(err, context.Cause(ctx)) {
+		err = fmt.Errorf("%w: %w", err, context.Cause(ctx)) // a bus needn't tell it
+	}
 	if err != nil {
 		return fmt.Errorf("migrate: bridge: %s: %w", what, err)
 	}

@@ -2,6 +2,7 @@ package migrate_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -67,6 +68,37 @@ func TestBridge_endsWithItsContextWhileTheDestinationIsFull(t *testing.T) {
 		require.NoError(t, b.Copy(t.Context()))
 		same(t, b, 60)
 	})
+}
+
+func TestBridge_saysWhyItsContextEndedInTheMiddleOfACall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		from, to := openMem(t), openMem(t)
+		ensure(t, from, mixed)
+		ensure(t, to, mixed)
+		fill(t, from, 1, 5)
+		why := errors.New("somebody wants it")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		b := migrate.NewBridge(from, &quitting{first: &first{Bus: to}, quit: func() { cancel(why) }}, migrate.BridgeConfig{})
+		err := b.Copy(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, why)
+		require.NoError(t, b.Copy(t.Context()))
+		same(t, b, 5)
+	})
+}
+
+// quitting is a destination at whose first publish the caller gives up.
+type quitting struct {
+	*first
+	quit func()
+}
+
+func (q *quitting) Publish(ctx context.Context, subject string, data []byte, opts ...bus.PublishOption) error {
+	if q.quit != nil {
+		q.quit()
+		q.quit = nil
+	}
+	return q.first.Publish(ctx, subject, data, opts...)
 }
 
 func TestBridge_sourceThatStopsInTheMiddleIsAnErrorAndTheNextGoesOn(t *testing.T) {

@@ -57,6 +57,7 @@ import (
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bustest"
+	"github.com/jitney-go/jitney/internal/arguments"
 	"github.com/jitney-go/jitney/internal/place"
 	"github.com/jitney-go/jitney/internal/terminal"
 )
@@ -100,6 +101,12 @@ type command struct {
 	claim   string
 }
 
+const usage = `Usage: %s -bus URL [flags]
+
+Checks a bus against the contract of package bus, and exits with 1 if it breaks it.
+
+`
+
 func (cmd *command) parse(args []string) (help bool, err error) {
 	flags := flag.NewFlagSet(cmd.name, flag.ContinueOnError)
 	flags.StringVar(&cmd.url, "bus", "", "check the bus at `URL`: mem:, nats:./data/x, nats://127.0.0.1:4222;\n"+
@@ -110,19 +117,10 @@ func (cmd *command) parse(args []string) (help bool, err error) {
 	flags.StringVar(&cmd.match, "run", "", "run the checks whose name matches `REGEXP`")
 	flags.Uint64Var(&cmd.seed, "seed", 0, "repeat the random choices of `SEED`, which a failure prints (default a new one)")
 	flags.BoolVar(&cmd.verbose, "v", false, "show rules, durations, and reasons in full")
-	flags.SetOutput(io.Discard) // a wrong flag is one line
-	err = flags.Parse(args)
+	if help, err := arguments.Parse(flags, args, usage, cmd.stdout); help || err != nil {
+		return help, err
+	}
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(cmd.stdout, "Usage: %s -bus URL [flags]\n\n"+
-			"Checks a bus against the contract of package bus, and exits with 1 if it breaks it.\n\n", cmd.name)
-		flags.SetOutput(cmd.stdout)
-		flags.PrintDefaults()
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("%w; -h shows the flags", err)
-	case flags.NArg() > 0:
-		return false, fmt.Errorf("unexpected %q; -h shows the flags", flags.Arg(0))
 	case cmd.url == "":
 		return false, errors.New("no bus: want -bus URL, such as -bus mem: or -bus nats:{dir}")
 	case cmd.count < 1:

@@ -160,10 +160,7 @@ func (t *text) check(round int, c bustest.Check) {
 		t.printf("%s\n", line)
 		return
 	}
-	if runes := []rune(line); len(runes) > terminal.Width {
-		line = string(runes[:terminal.Width-1]) + "…"
-	}
-	t.printf("%s", line)
+	fmt.Fprint(t.w, terminal.Line(t.w, line))
 }
 
 func (t *text) result(_ int, seed uint64, r bustest.Result) {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/migrate"
+	"github.com/jitney-go/jitney/internal/arguments"
 )
 
 const (
@@ -44,10 +45,13 @@ func Main(name string, args []string) int {
 	defer signal.Stop(signals)
 	status, err := cmd.run(signals)
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", name, plain(err))
 	}
 	return status
 }
+
+// plain is an error without the name of the package, which this command's stands for.
+func plain(err error) string { return strings.TrimPrefix(err.Error(), "migrate: bridge: ") }
 
 type command struct {
 	name           string
@@ -68,19 +72,10 @@ func (cmd *command) parse(args []string) (help bool, err error) {
 	flags.BoolVar(&cmd.follow, "follow", false, "copy also what is published meanwhile, until Ctrl-C or SIGTERM, and then cut over")
 	flags.BoolVar(&cmd.skip, "skip-too-large", false, "leave out messages that are too large for -to, instead of stopping at the first")
 	flags.BoolVar(&cmd.json, "json", false, "write the summary as one JSON object")
-	flags.SetOutput(io.Discard) // a wrong flag is one line
-	err = flags.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(cmd.stdout, usage, cmd.name)
-		flags.SetOutput(cmd.stdout)
-		flags.PrintDefaults()
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("%w; -h shows the flags", err)
-	case flags.NArg() > 0:
-		return false, fmt.Errorf("unexpected %q; -h shows the flags", flags.Arg(0))
-	case cmd.from == "" || cmd.to == "":
+	if help, err := arguments.Parse(flags, args, usage, cmd.stdout); help || err != nil {
+		return help, err
+	}
+	if cmd.from == "" || cmd.to == "" {
 		return false, errors.New("want both -from URL and -to URL; -h shows how")
 	}
 	for name := range strings.SplitSeq(*streams, ",") {
@@ -328,7 +323,7 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 	for i := range r.Streams {
 		s := &r.Streams[i]
 		if s.Err() == nil {
-			fmt.Fprintf(&b, "%s: %d messages, the same at both ends (sum %s), %d copied now\n", s.Stream, s.Destination.Messages, s.Destination.Sum, s.Copied)
+			fmt.Fprintf(&b, "%s: %s, the same at both ends (sum %s), %d copied now\n", s.Stream, messages(s.Destination.Messages), s.Destination.Sum, s.Copied)
 		} else {
 			fmt.Fprintf(&b, "%s: DIFFERENT: %d messages to copy at -from (sum %s), %d copies at -to (sum %s), %d copied now\n",
 				s.Stream, s.Source.Messages, s.Source.Sum, s.Destination.Messages, s.Destination.Sum, s.Copied)
@@ -342,4 +337,11 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func messages(n uint64) string {
+	if n == 1 {
+		return "1 message"
+	}
+	return fmt.Sprintf("%d messages", n)
 }

@@ -51,7 +51,7 @@ func (s *show) line(text string) {
 }
 
 func (s *show) problem(p bus.Problem) {
-	s.line(strings.TrimPrefix(p.Err.Error(), "migrate: bridge: "))
+	s.line(plain(p.Err))
 }
 
 func (s *show) progress(p migrate.Progress) {
@@ -63,7 +63,7 @@ func (s *show) progress(p migrate.Progress) {
 	}
 	if s.bar {
 		s.shown = true
-		fmt.Fprint(s.w, terminal.ClearLine+bar(p.Stream, what, p.Done, p.Total))
+		fmt.Fprint(s.w, terminal.Line(s.w, bar(p.Stream, what, p.Done, p.Total, terminal.Width(s.w))))
 		return
 	}
 	part := p.Stream + " " + what
@@ -78,13 +78,16 @@ func (s *show) progress(p migrate.Progress) {
 	fmt.Fprintf(s.w, "%s: %s: %s %d of %d\n", s.name, p.Stream, what, p.Done, p.Total)
 }
 
-// bar is a line such as "CHAT copied [######......] 12345 of 100000".
-func bar(stream, what string, done, total uint64) string {
+// bar is a line such as "CHAT copied [######......] 12345 of 100000". Where it is narrow, there is no bar.
+func bar(stream, what string, done, total uint64, columns int) string {
 	numbers := fmt.Sprintf("%d of %d", done, total)
-	if len(stream) > 30 {
-		stream = stream[:27] + "..."
+	if name := []rune(stream); len(name) > 30 {
+		stream = string(name[:29]) + "…"
 	}
-	width := max(5, terminal.Width-len(stream)-len(what)-len(numbers)-5)
+	width := columns - len([]rune(stream)) - len(what) - len(numbers) - 5
+	if width < 5 {
+		return fmt.Sprintf("%s %s %s", stream, what, numbers)
+	}
 	full := width
 	if total > 0 {
 		full = min(width, int(uint64(width)*done/total))

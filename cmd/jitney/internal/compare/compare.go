@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/jitney-go/jitney/internal/arguments"
 	"github.com/jitney-go/jitney/internal/terminal"
 )
 
@@ -67,18 +68,8 @@ func (cmd *command) parse(args []string) (help bool, err error) {
 	flags.IntVar(&l.Rooms, "rooms", 5, "let there be `N` rooms")
 	flags.StringVar(&cmd.svg, "svg", "", "write a picture of the latencies to `FILE`")
 	flags.IntVar(&l.Tabs, "tabs", 50, "let `N` pages look at the rooms, each at one")
-	flags.SetOutput(io.Discard) // a wrong flag is one line
-	err = flags.Parse(args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
-		fmt.Fprintf(cmd.stdout, usage, cmd.name)
-		flags.SetOutput(cmd.stdout)
-		flags.PrintDefaults()
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("%w; -h shows the flags", err)
-	case flags.NArg() > 0:
-		return false, fmt.Errorf("unexpected %q; -h shows the flags", flags.Arg(0))
+	if help, err := arguments.Parse(flags, args, usage, cmd.stdout); help || err != nil {
+		return help, err
 	}
 	if len(cmd.urls) == 0 {
 		cmd.urls = []string{"mem:?tick=100ms", "nats:"}
@@ -166,8 +157,7 @@ func (cmd *command) measure(ctx context.Context) (r *report, status int, err err
 // progress says what is being done, where a person looks on.
 func (cmd *command) progress(bus, what string) {
 	if terminal.Overwrites(cmd.stderr) {
-		line := []rune(bus + ": " + what)
-		fmt.Fprint(cmd.stderr, terminal.ClearLine, string(line[:min(len(line), terminal.Width)]))
+		fmt.Fprint(cmd.stderr, terminal.Line(cmd.stderr, bus+": "+what))
 	}
 }
 
