@@ -102,6 +102,19 @@ func (c *collector) told(sentinel error) int {
 	return n
 }
 
+// dropped is how many messages were said to be lost.
+func (c *collector) dropped() (n uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, p := range c.problems {
+		var slow *bus.SlowError
+		if errors.As(p.Err, &slow) {
+			n += slow.Dropped
+		}
+	}
+	return n
+}
+
 func eventually(t *testing.T, condition func() bool, what string) {
 	t.Helper()
 	require.Eventually(t, condition, 10*time.Second, time.Millisecond, what)

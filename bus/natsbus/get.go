@@ -166,21 +166,30 @@ func (g *gets) take(x *getting, m *nats.Msg) (over bool, err error) {
 		}
 		return true, fmt.Errorf("%w: read: %s %s", bus.ErrUnavailable, status, m.Header.Get("Description"))
 	}
-	seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
-	at, err2 := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
+	seq, err := strconv.ParseUint(said(m, "Nats-Sequence"), 10, 64)
+	at, err2 := time.Parse(time.RFC3339Nano, said(m, "Nats-Time-Stamp"))
 	if err != nil || err2 != nil {
 		return true, errUnreadable
 	}
-	if previous := m.Header.Get("Nats-Last-Sequence"); previous != "" && previous != strconv.FormatUint(r.last(), 10) {
+	if previous := said(m, "Nats-Last-Sequence"); previous != "" && previous != strconv.FormatUint(r.last(), 10) {
 		return true, errReply // one has got lost between two servers
 	}
 	if len(r.messages) == 0 {
-		if more, err := strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64); err == nil {
+		if more, err := strconv.ParseUint(said(m, "Nats-Num-Pending"), 10, 64); err == nil {
 			r.total = more + 1
 		}
 	}
-	r.add(m.Header.Get("Nats-Subject"), seq, at, m.Data, m.Header)
+	r.add(said(m, "Nats-Subject"), seq, at, m.Data, m.Header)
 	return false, nil
+}
+
+// said is what the server says of a message. It puts that behind the header that is stored, in which the same names may
+// stand already: of a message that was republished, or that a foreign client has made up.
+func said(m *nats.Msg, key string) string {
+	if values := m.Header[key]; len(values) > 0 {
+		return values[len(values)-1]
+	}
+	return ""
 }
 
 // pastUnreadable ends an answer before a message whose header can't be read, and with it the place where it stands.

@@ -26,7 +26,7 @@ const (
 	maxPayload = 1 << 20
 	reserve    = 4 << 10
 	// pollEvery is how often a server that others use, too, is asked for its streams.
-	pollEvery = 900 * time.Millisecond
+	pollEvery = 600 * time.Millisecond
 )
 
 func init() {
