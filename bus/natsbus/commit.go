@@ -26,6 +26,8 @@ type commits struct {
 	dir    string                // of the streams, each in a directory of its own
 	all    func() error          // syncs the whole store
 	settle func(stored []answer) // tells those who wait
+	failed func(err error)       // is told that a sync has failed
+	broken func() error          // why the store doesn't work, if it doesn't
 
 	mu      sync.RWMutex
 	streams map[string]*commit
@@ -39,7 +41,7 @@ func (e *embedded) groupCommit(settle func(stored []answer)) {
 	e.commits = &commits{
 		dir:    e.streamsDir(),
 		all:    func() error { return e.disk.sync(context.Background()) },
-		settle: settle, streams: map[string]*commit{},
+		settle: settle, failed: e.syncFailed, broken: e.failure, streams: map[string]*commit{},
 	}
 }
 
@@ -55,7 +57,7 @@ func (c *commits) of(stream string) *commit {
 	defer c.mu.Unlock()
 	if one = c.streams[stream]; one == nil {
 		path := filepath.Join(c.dir, stream, "msgs")
-		one = &commit{blocks: blocks{path: path, all: c.all}, settle: c.settle, enough: make(chan struct{}, 1)}
+		one = &commit{of: c, blocks: blocks{path: path, all: c.all}, enough: make(chan struct{}, 1)}
 		c.streams[stream] = one
 	}
 	return one
@@ -76,9 +78,10 @@ func (c *commits) forget() {
 // before it. It begins when half of those who are on their way have come: they then take turns, some being
 // published while the others are synced, and there are fewer syncs, which take time of the processor, too.
 type commit struct {
+	of     *commits
 	blocks blocks
-	settle func(stored []answer)
 	coming atomic.Int64 // publishes that haven't got here
+	err    error        // of the first sync that failed: a second one would succeed, whose pages the system has given up. Of run
 
 	mu      sync.Mutex
 	stored  []answer // that wait
@@ -94,7 +97,7 @@ func (c *commit) add(x answer) {
 	defer c.mu.Unlock()
 	if c.closed {
 		x.err = unknown(fmt.Errorf("%w: the store has been closed since", bus.ErrUnavailable))
-		go c.settle([]answer{x})
+		go c.of.settle([]answer{x})
 		return
 	}
 	c.stored = append(c.stored, x)
@@ -122,13 +125,27 @@ func (c *commit) run() {
 		if len(batch) == 0 {
 			return
 		}
-		if err := c.blocks.sync(); err != nil {
+		if err := c.sync(); err != nil {
 			for i := range batch {
-				batch[i].err = unknown(fmt.Errorf("%w: the disk didn't take it: %w", bus.ErrUnavailable, err))
+				batch[i].err = unknown(err)
 			}
 		}
-		c.settle(batch)
+		c.of.settle(batch)
 	}
+}
+
+// sync is the last one when it fails: healing begins another commit.
+func (c *commit) sync() error {
+	if c.err == nil {
+		if err := c.blocks.sync(); err != nil {
+			c.err = fmt.Errorf("%w: the disk didn't take it: %w", bus.ErrUnavailable, err)
+			c.of.failed(err)
+		}
+	}
+	if c.err == nil {
+		c.err = c.of.broken() // the server was told in our place
+	}
+	return c.err
 }
 
 // gather returns when half of those who are on their way have come, or it has waited long enough.

@@ -144,7 +144,7 @@ func (e *embedded) made(ctx context.Context, of configOf) error {
 	}
 	e.mu.Unlock()
 	// The server leaves a new stream to the system, and with it all that is synced in its files.
-	if err := e.disk.sync(ctx); err != nil {
+	if err := e.syncAll(ctx); err != nil {
 		return err
 	}
 	if err := e.copies.keep(of); err != nil {
@@ -160,7 +160,7 @@ func (e *embedded) removed(ctx context.Context, of configOf) error {
 		delete(e.lost, of.stream)
 	}
 	e.mu.Unlock()
-	return e.disk.sync(ctx)
+	return e.syncAll(ctx)
 }
 
 // harm is what of the store can't be delivered any more.

@@ -1,13 +1,18 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/jitney-go/jitney/bus"
 )
 
 const (
@@ -38,10 +43,10 @@ func (e *embedded) broken(why string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.critical != "" || e.interrupt == nil {
-		e.critical = why
+		e.critical, e.brokenAgain = why, true
 		return
 	}
-	e.critical = why
+	e.critical, e.brokenAt = why, time.Now()
 	select {
 	case <-e.stopping:
 	default:
@@ -65,8 +70,14 @@ func (e *embedded) heal() {
 		if e.tryRoom() != nil {
 			continue
 		}
+		e.mu.Lock()
+		e.brokenAgain = false
+		e.mu.Unlock()
 		err := e.server.ShutdownJetStream()
 		var found []damage
+		if err == nil {
+			err = e.rewrite(ctx)
+		}
 		if err == nil {
 			found, err = e.mend(ctx, e.opened, true)
 		}
@@ -86,13 +97,78 @@ func (e *embedded) heal() {
 			e.commits.forget()
 		}
 		e.mu.Lock()
-		e.critical = ""
+		again := e.brokenAgain
+		if !again {
+			e.critical = ""
+		}
 		e.mu.Unlock()
+		if again {
+			continue
+		}
 		e.log.Info("natsbus: the store can be written to again", "dir", e.dir)
 		e.tell(found)
 		e.renew()
 		return
 	}
+}
+
+// syncFailed is told that the disk hasn't taken what the server has written.
+func (e *embedded) syncFailed(err error) {
+	e.broken(fmt.Sprintf("the store in %s can't be written to: %s", e.dir, err))
+}
+
+// syncAll returns when the disk has all that was written before.
+func (e *embedded) syncAll(ctx context.Context) error {
+	err := e.disk.sync(ctx)
+	if err != nil && ctx.Err() == nil {
+		e.syncFailed(err)
+		return fmt.Errorf("%w: the store in %s can't be written to: %w", bus.ErrUnavailable, e.dir, err)
+	}
+	return err
+}
+
+// unsynced is how long the server takes at most to sync a file, beside its interval.
+const unsynced = time.Minute
+
+// rewrite has the disk take what was written since a sync has succeeded: what it refused is clean to the system, which
+// reads it from memory and never writes it again.
+func (e *embedded) rewrite(ctx context.Context) error {
+	e.mu.Lock()
+	since := e.brokenAt.Add(-e.level.interval - unsynced)
+	e.mu.Unlock()
+	_ = e.disk.sync(ctx) // tells what failed before
+	err := filepath.WalkDir(filepath.Join(e.dir, "jetstream"), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil || info.ModTime().Before(since) {
+			return err
+		}
+		return cmp.Or(ctx.Err(), e.rewriteFile(path, info.Mode()))
+	})
+	return cmp.Or(err, e.disk.sync(ctx))
+}
+
+// rewriteFile puts a copy in a file's place. Written once more where it is, ext4 would still take the places that the disk refused for
+// ones that were never written.
+func (e *embedded) rewriteFile(path string, mode fs.FileMode) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(e.dir, "room-")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		err = errors.Join(err, os.Remove(f.Name()))
+	}
+	return err
 }
 
 // compareLives looks whether a stream has lost its end, and records what is known if so, or if there is more to record.

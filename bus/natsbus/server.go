@@ -48,11 +48,13 @@ type embedded struct {
 
 	background sync.WaitGroup // what else ends with stopping
 
-	mu       sync.Mutex
-	fatal    string          // what the server would have ended the process for
-	critical string          // why the store doesn't work, until it does again
-	damages  []damage        // that have been found since the start
-	lost     map[string]bool // streams that are there and can't be read
+	mu          sync.Mutex
+	fatal       string          // what the server would have ended the process for
+	critical    string          // why the store doesn't work, until it does again
+	brokenAt    time.Time       // since when
+	brokenAgain bool            // while it is being healed
+	damages     []damage        // that have been found since the start
+	lost        map[string]bool // streams that are there and can't be read
 
 	suspected map[string]time.Time // when files of a stream were looked at
 	doubtful  []string             // files in which damage was seen, until they are mended
