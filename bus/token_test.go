@@ -3,6 +3,8 @@ package bus_test
 import (
 	"strings"
 	"testing"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -35,21 +37,37 @@ func TestUnescapeToken_refusesWhatEscapeTokenDoesNotMake(t *testing.T) {
 }
 
 func FuzzEscapeToken(f *testing.F) {
-	for _, s := range []string{"", "Go", "a.b", "%", "%41", "\xff", "日本\u3000語", "_", "\u2028"} {
-		f.Add(s)
+	for _, s := range []string{"", "Go", "a.b", "%", "%41", "\xff", "日本\u3000語", "_", "\u2028", "$SYS", "*", ">", "a.>", "\x00\r\n\t\x7f", "chat.room.x"} {
+		f.Add(s, "Go")
+		f.Add(s, s)
 	}
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Fuzz(func(t *testing.T, s, other string) {
 		token := bus.EscapeToken(s)
 		back, err := bus.UnescapeToken(token)
 		require.NoError(t, err)
 		require.Equal(t, s, back)
-		if len(token) <= 255 {
-			require.NoError(t, bus.CheckSubject(token))
-		}
+		require.Equal(t, s == other, token == bus.EscapeToken(other), "two strings are never the same token")
+		require.NotEmpty(t, token)
 		require.NotContains(t, token, ".")
+		require.False(t, strings.ContainsFunc(token, func(r rune) bool {
+			return r == '*' || r == '>' || unicode.IsSpace(r) || unicode.IsControl(r)
+		}))
+		require.True(t, utf8.ValidString(token))
 		if in, err := bus.UnescapeToken(s); err == nil {
 			require.Equal(t, s, bus.EscapeToken(in))
 		}
-		require.False(t, strings.ContainsAny(token, "*> "))
+
+		// It stays where it is put.
+		for _, subject := range []string{token, "chat.room." + token, "chat.room." + token + ".moved"} {
+			if err := bus.CheckSubject(subject); len(subject) <= 255 {
+				require.NoError(t, err)
+			} else {
+				require.ErrorIs(t, err, bus.ErrBadSubject)
+			}
+		}
+		require.True(t, bus.Match("chat.room.*", "chat.room."+token))
+		require.False(t, bus.Match("chat.room.*.*", "chat.room."+token))
+		require.True(t, bus.Match("*", token), "it isn't reserved at the start, either")
+		require.Equal(t, s == other, bus.Match("chat.room."+bus.EscapeToken(other)+".>", "chat.room."+token+".moved"), "nor can it be taken for a pattern")
 	})
 }

@@ -3,13 +3,16 @@ package natsbus_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -228,16 +231,120 @@ func TestOpen_listensOnNothingUnlessAsked(t *testing.T) {
 	require.Empty(t, listening(t))
 }
 
-func TestOpen_keepsItsFilesPrivate(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "data")
-	b, err := natsbus.Open(t.Context(), dir)
+// Whoever listens beyond loopback lets nobody in without a token, and whatever isn't surely loopback is beyond it.
+func TestOpen_listensBeyondLoopbackOnlyWithCredentials(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	for _, host := range []string{"", "0.0.0.0", "0", "[::]", "[::ffff:0.0.0.0]", "192.0.2.1", "[2001:db8::1]", "127.1", "2130706433", "example.org", "localhost.example.org"} {
+		for _, param := range []string{"listen", "leaf-listen"} {
+			_, err := bus.Open(t.Context(), "nats:"+dir+"?"+param+"="+url.QueryEscape(host+":4222"))
+			require.Error(t, err, "%s=%s", param, host)
+			require.Contains(t, err.Error(), "token", "%s=%s", param, host)
+			_, err = bus.Open(t.Context(), "nats:"+dir+"?"+param+"="+url.QueryEscape(host+":4222")+"&token=geheim")
+			require.ErrorContains(t, err, "give it a certificate", "%s=%s", param, host)
+		}
+	}
+	require.NoDirExists(t, dir)
+
+	port := freePort(t)
+	b, err := bus.Open(t.Context(), fmt.Sprintf("nats:%s?listen=0.0.0.0:%d&token=geheim&tls=off", dir, port))
 	require.NoError(t, err)
-	require.NoError(t, b.EnsureStreams(t.Context(), chat))
-	require.NoError(t, b.Publish(t.Context(), "chat.Go", []byte("private")))
-	info, err := os.Stat(dir)
+	require.Len(t, listening(t), 1, "neither monitoring nor anything else")
+	for _, login := range []nats.Option{nats.Name("nobody"), nats.Token("falsch"), nats.UserInfo("geheim", ""), nats.UserInfo("", "geheim"), nats.Token(" ")} {
+		nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", port), login)
+		require.ErrorIs(t, err, nats.ErrAuthorization)
+		require.Nil(t, nc)
+	}
+	nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", port), nats.Token("geheim"))
 	require.NoError(t, err)
-	require.Equal(t, fs.FileMode(0o700), info.Mode().Perm(), "nobody else can enter the directory")
+	nc.Close()
 	require.NoError(t, b.Close(t.Context()))
+	require.Empty(t, listening(t))
+}
+
+func TestOpen_keepsItsFilesPrivate(t *testing.T) {
+	allowAll(t) // what is private is so by its own doing
+	dir := filepath.Join(t.TempDir(), "data", "chat")
+	ctx := t.Context()
+	seen := map[string]bool{} // by the kind of file
+	check := func() {
+		t.Helper()
+		require.NoError(t, filepath.WalkDir(filepath.Dir(dir), func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // the server has just removed it
+			}
+			require.NoError(t, err)
+			info, err := d.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil
+			}
+			require.NoError(t, err)
+			require.Zero(t, info.Mode().Perm()&0o077, "%s is %s", path, info.Mode())
+			seen[filepath.Ext(path)] = true
+			return nil
+		}))
+	}
+	for range 2 {
+		b, err := natsbus.Open(ctx, dir)
+		require.NoError(t, err)
+		check()
+		require.NoError(t, b.EnsureStreams(ctx, chat, bus.StreamConfig{Name: "FEW", Subjects: []string{"few"}, MaxBytes: 4 << 20},
+			bus.StreamConfig{Name: "LAST", Subjects: []string{"last.*"}, MaxMsgsPerSubject: 1}))
+		_, err = b.Subscribe(ctx, "chat.>", func(context.Context, *bus.Message) error { return nil }, bus.DurableGroup("g"), bus.Attempts(0))
+		require.NoError(t, err)
+		data := make([]byte, 64<<10)
+		for n := range 400 { // files that go, and files that are written anew without what has been replaced
+			for _, subject := range []string{"few", fmt.Sprint("last.", n%7), "chat.Go"} {
+				require.NoError(t, b.Publish(ctx, subject, data))
+			}
+			if n%20 == 0 {
+				check()
+			}
+		}
+		check()
+		require.NoError(t, b.Close(ctx))
+		check()
+	}
+	require.Contains(t, seen, ".blk")
+
+	// What a damaged store is mended with, and what of it is kept.
+	spoil(t, dir)
+	b, err := natsbus.Open(ctx, dir)
+	require.NoError(t, err)
+	require.DirExists(t, filepath.Join(dir, "damaged"))
+	check()
+	require.NoError(t, b.Close(ctx))
+
+	// A directory that was there before, and that others may enter.
+	open := filepath.Join(t.TempDir(), "open")
+	require.NoError(t, os.Mkdir(open, 0o755))
+	require.NoError(t, os.Chmod(open, 0o755))
+	b, err = natsbus.Open(ctx, open)
+	require.NoError(t, err)
+	require.NoError(t, b.EnsureStreams(ctx, chat))
+	require.NoError(t, b.Publish(ctx, "chat.Go", []byte("private")))
+	require.NoError(t, b.Close(ctx))
+	require.NoError(t, filepath.WalkDir(open, func(path string, d fs.DirEntry, err error) error {
+		require.NoError(t, err)
+		info, err := d.Info()
+		require.NoError(t, err)
+		if path != open { // which is as it was
+			require.Zero(t, info.Mode().Perm()&0o077, "%s is %s", path, info.Mode())
+		}
+		return nil
+	}))
+}
+
+// spoil changes a byte in the middle of a stream's first file.
+func spoil(t *testing.T, dir string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "CHAT", "msgs", "*.blk"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	slices.Sort(files)
+	data, err := os.ReadFile(files[0])
+	require.NoError(t, err)
+	data[len(data)/2] ^= 0xff
+	require.NoError(t, os.WriteFile(files[0], data, 0o600))
 }
 
 // When the last stream is removed, the server removes their directory a little later, also under one that is just being made.
