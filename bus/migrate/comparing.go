@@ -55,8 +55,11 @@ func (r Report) Err() error {
 func (r Report) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d messages on the old bus, %d on the new one, %d on both", r.Old, r.New, r.Same)
-	if r.Same > 0 {
-		fmt.Fprintf(&b, ", at most %s later on the new one", r.LongestLag.Round(100*time.Microsecond))
+	switch lag := r.LongestLag.Round(100 * time.Microsecond); {
+	case r.Same > 0 && lag < 0:
+		fmt.Fprintf(&b, ", at least %s earlier on the new one", -lag)
+	case r.Same > 0:
+		fmt.Fprintf(&b, ", at most %s later on the new one", lag)
 	}
 	b.WriteByte('\n')
 	for _, c := range []struct {

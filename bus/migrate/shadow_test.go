@@ -296,3 +296,10 @@ func TestShadow_wantsAPattern(t *testing.T) {
 	_, err = migrate.NewShadow(t.Context(), b, b, migrate.ShadowConfig{Patterns: []string{"a..b"}})
 	require.ErrorIs(t, err, bus.ErrBadSubject)
 }
+
+func TestReport_saysWhichBusWasEarlier(t *testing.T) {
+	r := migrate.Report{Old: 3, New: 3, Same: 3, LongestLag: 1500 * time.Microsecond}
+	require.Equal(t, "3 messages on the old bus, 3 on the new one, 3 on both, at most 1.5ms later on the new one\n", r.String())
+	r.LongestLag = -67700 * time.Microsecond
+	require.Equal(t, "3 messages on the old bus, 3 on the new one, 3 on both, at least 67.7ms earlier on the new one\n", r.String())
+}
