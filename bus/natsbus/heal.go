@@ -20,6 +20,8 @@ const (
 	healEvery = 500 * time.Millisecond
 	// healRoom is how many bytes must find room before the store is opened again.
 	healRoom = 4 << 20
+	// streamRoom is how many must before a stream is made.
+	streamRoom = 64 << 10
 )
 
 // isWriteFailure reports whether the server says that its store is out of order: it leaves publishers without an
@@ -61,13 +63,14 @@ func (e *embedded) heal() {
 	defer cancel()
 	tick := time.NewTicker(healEvery)
 	defer tick.Stop()
+	said := "" // of what is in the way
 	for {
 		select {
 		case <-e.stopping:
 			return
 		case <-tick.C:
 		}
-		if e.tryRoom() != nil {
+		if e.tryRoom(healRoom) != nil {
 			continue
 		}
 		e.mu.Lock()
@@ -90,7 +93,10 @@ func (e *embedded) heal() {
 			err = e.compareLives(len(found) > 0)
 		}
 		if err != nil {
-			e.log.Warn("natsbus: the store can't be opened again yet", "dir", e.dir, "error", err)
+			if err.Error() != said {
+				said = err.Error()
+				e.log.Warn("natsbus: the store can't be opened again yet", "dir", e.dir, "error", err)
+			}
 			continue
 		}
 		if e.commits != nil {
@@ -198,14 +204,14 @@ func (e *embedded) untilStopped() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
-// tryRoom finds out whether files can be written.
-func (e *embedded) tryRoom() error {
+// tryRoom finds out whether so many bytes can be written, and from healRoom on, whether the disk takes them.
+func (e *embedded) tryRoom(room int) error {
 	f, err := os.CreateTemp(e.dir, "room-")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(make([]byte, healRoom))
-	if err == nil {
+	_, err = f.Write(make([]byte, room))
+	if err == nil && room >= healRoom {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close(), os.Remove(f.Name())); err != nil {

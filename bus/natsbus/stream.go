@@ -216,6 +216,12 @@ func (b *backend) ensureOnce(ctx context.Context, cfg bus.StreamConfig) (made bo
 	case !errors.Is(err, driver.ErrNotCaptured):
 		return false, err
 	}
+	if b.server != nil {
+		// The server would leave a goroutine and an open file behind, and not say why.
+		if err := b.server.tryRoom(streamRoom); err != nil {
+			return false, fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+		}
+	}
 	config := map[string]any{
 		"retention": "limits", "storage": "file", "discard": "old", "num_replicas": b.replicas, "max_consumers": -1, "allow_direct": true,
 	}

@@ -1,0 +1,135 @@
+package natsbus_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// tightDisk is a disk in memory that something else fills, and a bus whose store is on it.
+func tightDisk(t *testing.T, room int64, streams ...bus.StreamConfig) (d *thinDisk, b bus.Bus) {
+	t.Helper()
+	dir := smallDisk(t, 48<<20)
+	d = &thinDisk{dir: dir, ballast: filepath.Join(dir, "ballast")}
+	b, err := bus.Open(t.Context(), "nats:"+d.store())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = b.Close(context.Background()) }) // the tests close it, unless they fail
+	require.NoError(t, b.EnsureStreams(t.Context(), streams...))
+	d.fill(t, room)
+	return d, b
+}
+
+func (d *thinDisk) store() string { return filepath.Join(d.dir, "store") }
+
+// soon runs something that must not hang.
+func soon(t *testing.T, what func() error) error {
+	t.Helper()
+	began := time.Now()
+	err := what()
+	require.Less(t, time.Since(began), 15*time.Second)
+	return err
+}
+
+var task = bus.StreamConfig{Name: "TASK", Subjects: []string{"task"}}
+
+func TestFullDisk_aDurableGroupGoesOnWhenThereIsRoom(t *testing.T) {
+	d, b := tightDisk(t, 4<<20, task)
+	var done collector
+	_, err := b.Subscribe(t.Context(), "task", done.handle, bus.DurableGroup("workers"), bus.Attempts(0))
+	require.NoError(t, err)
+	var p acknowledged
+	require.ErrorIs(t, p.untilRefused(t, b, "task"), bus.ErrUnavailable)
+	require.ErrorContains(t, b.(bus.HealthChecker).Health(t.Context()), "no space left")
+	d.free(t)
+	eventually(t, healthy(b), "service again")
+	for range 10 {
+		require.NoError(t, p.publish(t, b, "task"))
+	}
+	eventually(t, func() bool {
+		handled := map[int]bool{}
+		for _, text := range done.texts() {
+			var n int
+			_, err := fmt.Sscan(text, &n)
+			require.NoError(t, err)
+			handled[n] = true
+		}
+		for _, n := range p.acked {
+			if !handled[n] {
+				return false
+			}
+		}
+		return true
+	}, "all that was acknowledged, handled")
+	require.NoError(t, b.Close(t.Context()))
+}
+
+func TestFullDisk_isWhatEnsureStreamsSays(t *testing.T) {
+	d, b := tightDisk(t, 0, task)
+	other := bus.StreamConfig{Name: "OTHER", Subjects: []string{"other"}}
+	err := soon(t, func() error { return b.EnsureStreams(t.Context(), other) })
+	require.ErrorIs(t, err, bus.ErrUnavailable)
+	require.ErrorContains(t, err, "OTHER")
+	require.ErrorContains(t, err, "no space left")
+	d.free(t)
+	eventually(t, healthy(b), "service")
+	require.NoError(t, b.EnsureStreams(t.Context(), other))
+	require.NoError(t, b.Publish(t.Context(), "other", []byte("x")))
+	require.NoError(t, b.Publish(t.Context(), "task", []byte("x")))
+	require.NoError(t, b.Close(t.Context()))
+}
+
+func TestFullDisk_doesntHoldUpCloseNorLoseWhatWasAcknowledged(t *testing.T) {
+	d, b := tightDisk(t, 4<<20, task)
+	var p acknowledged
+	require.ErrorIs(t, p.untilRefused(t, b, "task"), bus.ErrUnavailable)
+	rest := &thinDisk{ballast: filepath.Join(d.dir, "rest")}
+	rest.fill(t, 0)
+	err := soon(t, func() error { return b.Close(t.Context()) })
+	require.ErrorIs(t, err, syscall.ENOSPC, "the record of a clean stop has no room")
+	d.free(t)
+	rest.free(t)
+	again, err := bus.Open(t.Context(), "nats:"+d.store())
+	require.NoError(t, err)
+	require.NoError(t, again.(bus.HealthChecker).Health(t.Context()))
+	p.requireHeld(t, again, "task")
+	require.NoError(t, again.Close(t.Context()))
+}
+
+func TestWriteProtected_isSaidAndHealsWhenFilesCanBeWritten(t *testing.T) {
+	d, b := tightDisk(t, 20<<20, task)
+	var p acknowledged
+	for range 10 {
+		require.NoError(t, p.publish(t, b, "task"))
+	}
+	run(t, "chattr", "-R", "+i", d.store()) // chmod means nothing to root
+	protected := true
+	defer func() {
+		if protected {
+			run(t, "chattr", "-R", "-i", d.store())
+		}
+	}()
+	err := p.untilRefused(t, b, "task")
+	require.ErrorIs(t, err, bus.ErrUnavailable)
+	health := b.(bus.HealthChecker).Health(t.Context())
+	require.ErrorContains(t, health, d.store())
+	require.ErrorContains(t, health, "operation not permitted")
+	require.ErrorIs(t, soon(t, func() error { return b.EnsureStreams(t.Context(), task) }), bus.ErrUnavailable)
+	run(t, "chattr", "-R", "-i", d.store())
+	protected = false
+	eventually(t, healthy(b), "service again")
+	for range 10 {
+		require.NoError(t, p.publish(t, b, "task"))
+	}
+	p.requireHeld(t, b, "task")
+	require.NoError(t, b.Close(t.Context()))
+	_, err = os.Stat(filepath.Join(d.store(), "damaged"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
