@@ -166,3 +166,48 @@ func TestMetrics_areToldOfEverything(t *testing.T) {
 	require.Equal(t, 2, m.opened)
 	require.Zero(t, m.subscriptions)
 }
+
+// What is accepted before Close reaches those who are elsewhere, also when the server itself goes.
+func TestClose_flushesWhatWasAcceptedToOtherProcesses(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	for round := range 10 {
+		addr := fmt.Sprint("127.0.0.1:", freePort(t))
+		for kind, urls := range map[string][2]string{
+			"elsewhere": {s.ClientURL(), s.ClientURL()},
+			"embedded":  {"nats:" + t.TempDir() + "?listen=" + addr, "nats://" + addr},
+		} {
+			b, err := bus.Open(t.Context(), urls[0])
+			require.NoError(t, err)
+			nc, err := nats.Connect(urls[1])
+			require.NoError(t, err)
+			sub, err := nc.SubscribeSync("note.*")
+			require.NoError(t, err)
+			require.NoError(t, sub.SetPendingLimits(-1, -1))
+			require.NoError(t, nc.Flush())
+			handler := make(chan struct{})
+			var handled bool
+			_, err = b.Subscribe(t.Context(), "own", func(ctx context.Context, _ *bus.Message) error {
+				handler <- struct{}{}
+				err := b.Publish(ctx, "note.last", nil) // of a handler that Close waits for
+				handled = err == nil
+				return err
+			})
+			require.NoError(t, err)
+			const n = 2000
+			data := make([]byte, 1<<10)
+			for range n {
+				require.NoError(t, b.Publish(t.Context(), "note.a", data))
+			}
+			require.NoError(t, b.Publish(t.Context(), "own", nil))
+			<-handler
+			require.NoError(t, b.Close(t.Context()))
+			require.True(t, handled, "the handler has finished")
+			for i := range n + 1 {
+				m, err := sub.NextMsg(5 * time.Second)
+				require.NoError(t, err, "%s, round %d: message %d of %d", kind, round, i+1, n+1)
+				require.Equal(t, i == n, m.Subject == "note.last")
+			}
+			nc.Close()
+		}
+	}
+}
