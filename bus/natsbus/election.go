@@ -156,7 +156,15 @@ func (b *backend) question(ctx context.Context, subject string, body []byte, ans
 		try, cancel = context.WithTimeout(ctx, wait)
 	}
 	defer cancel()
+	try, unlink := b.link.context(try)
+	defer unlink()
 	m, err := b.rc.RequestWithContext(try, b.call(subject), body)
+	if err != nil && context.Cause(try) == errCut {
+		if b.elects {
+			return fmt.Errorf("%w: %w", errNoAnswer, errCut) // another one may know
+		}
+		return errCut
+	}
 	if err != nil && b.elects && ctx.Err() == nil && (try.Err() != nil || errors.Is(err, nats.ErrNoResponders)) {
 		return fmt.Errorf("%w: %w", errNoAnswer, err)
 	}

@@ -74,6 +74,7 @@ type backend struct {
 	log      *slog.Logger
 	nc       *nats.Conn
 	rc       *nats.Conn
+	link     link // of rc
 
 	mu        sync.Mutex
 	listens   map[*listen]struct{}
@@ -181,7 +182,11 @@ func (b *backend) dial(url string, opts []nats.Option) error {
 		b.nc.Close()
 		return err
 	}
-	if b.rc, err = nats.Connect(url, append(opts, nats.DisconnectErrHandler(lost))...); err != nil {
+	b.rc, err = nats.Connect(url, append(opts, nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
+		lost(nc, err)
+		b.link.cut()
+	}))...)
+	if err != nil {
 		b.nc.Close()
 		return err
 	}
