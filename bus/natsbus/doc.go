@@ -11,7 +11,7 @@
 // ?listen=127.0.0.1:4222. Beyond loopback that needs a token, which clients then give, and a certificate
 // (&token-file=FILE&tls-cert=FILE&tls-key=FILE), or tls=off where the network is to be trusted.
 // The server's own monitoring over HTTP is off and can't be turned on, as it asks nobody for a token.
-// The directory and all its files are private to the user and the store belongs to one process at a time: a second one
+// What it makes in its directory is private to the user, and the store belongs to one process at a time: a second one
 // is bus.ErrLocked. (The server itself would let both in, and they would lose each other's messages.)
 //
 // A store that is damaged is mended when it is opened: messages that can't be read are taken out, and the files as they were are

@@ -13,10 +13,12 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -259,6 +261,31 @@ func TestOpen_listensBeyondLoopbackOnlyWithCredentials(t *testing.T) {
 	nc.Close()
 	require.NoError(t, b.Close(t.Context()))
 	require.Empty(t, listening(t))
+}
+
+// A server of a cluster must listen for clients to have routes at all; where nobody asked for it, nobody gets in.
+func TestOpen_aMemberWithoutListenLetsOnlyItselfIn(t *testing.T) {
+	openMembers(t, nil)
+	addrs := listening(t)
+	require.Len(t, addrs, 6, "for the routes and for itself")
+	for _, addr := range addrs {
+		ip, port, _ := strings.Cut(addr, ":")
+		require.Equal(t, "0100007F", ip, "127.0.0.1")
+		n, err := strconv.ParseUint(port, 16, 16)
+		require.NoError(t, err)
+		for _, login := range []nats.Option{nats.Name("nobody"), nats.Token(""), nats.UserInfo("jitney", "")} {
+			_, err = nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", n), login)
+			require.ErrorIs(t, err, nats.ErrAuthorization)
+		}
+	}
+}
+
+func TestOpen_aLeafListensOnNothing(t *testing.T) {
+	_, leaves := startHub(t, server.Options{})
+	before := listening(t)
+	b := openLeaf(t, leaves, "&domain=hub")
+	useOf(t, b)
+	require.Equal(t, before, listening(t))
 }
 
 func TestOpen_keepsItsFilesPrivate(t *testing.T) {
