@@ -115,8 +115,9 @@ func TestExternal_aQuestionDoesNotOutliveItsConnection(t *testing.T) {
 	select {
 	case err := <-asked:
 		require.ErrorIs(t, err, bus.ErrUnavailable)
-	case <-time.After(30 * time.Second):
-		require.Fail(t, "it waits for an answer that can't come any more")
+		require.NotErrorIs(t, err, context.DeadlineExceeded, "it waited for an answer until its time was over")
+	case <-time.After(2 * time.Minute):
+		require.Fail(t, "it waits for ever")
 	}
 	require.Eventually(t, func() bool {
 		_, err := b.(bus.StreamLister).Streams(ctx)
