@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -184,4 +185,41 @@ func TestSyncFailure_isSaidAndWhatIsAcknowledgedSurvivesAPowerCut(t *testing.T) 
 			p.requireHeld(t, d.cut(t), "a")
 		})
 	}
+}
+
+func TestSyncFailure_isSaidToAllWhoWaitTogether(t *testing.T) {
+	d := newThinDisk(t)
+	b, err := bus.Open(t.Context(), "nats:"+filepath.Join(d.dir, "store")+"?sync=always")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = b.Close(context.Background()) }) // the test closes it, unless it fails
+	subject := func(i int) string { return fmt.Sprint("a.", i) }
+	require.NoError(t, b.EnsureStreams(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"a.*"}}))
+	d.fill(t, 10<<20)
+	publishers, refused := make([]acknowledged, 32), make([]error, 32)
+	var all sync.WaitGroup
+	for i := range publishers {
+		p := &publishers[i]
+		all.Go(func() {
+			for refused[i] == nil {
+				refused[i] = b.Publish(context.Background(), subject(i), fmt.Appendf(nil, "%d %s", p.next, strings.Repeat("x", 8<<10)))
+				if refused[i] == nil {
+					p.acked = append(p.acked, p.next)
+				}
+				p.next++
+			}
+		})
+	}
+	all.Wait()
+	for _, err := range refused {
+		require.ErrorIs(t, err, bus.ErrUnavailable)
+	}
+	d.free(t)
+	eventually(t, healthy(b), "service again")
+	left := d.cut(t)
+	for i := range publishers {
+		publishers[i].requireHeld(t, left, subject(i))
+		require.NoError(t, publishers[i].publish(t, b, subject(i)))
+		publishers[i].requireHeld(t, b, subject(i))
+	}
+	require.NoError(t, b.Close(t.Context()))
 }
