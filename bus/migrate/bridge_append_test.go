@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
-
+	"os"
+	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -242,26 +245,54 @@ func TestBridge_copiesAnyHeader(t *testing.T) {
 	}
 }
 
+// serverTask makes this test binary a NATS server: directory and port. In a process of its own it gets a real SIGKILL;
+// a server that is shut down while it writes leaves goroutines of its store behind.
+const serverTask = "MIGRATE_TEST_SERVER"
+
+// serveUntilKilled tells the server's URL, and ends at the latest with the test that has started it.
+func serveUntilKilled(task string) {
+	var dir string
+	var port int
+	if _, err := fmt.Sscan(task, &dir, &port); err != nil {
+		panic(err)
+	}
+	s, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true, SyncInterval: 10 * time.Minute,
+	})
+	if err != nil {
+		panic(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(30 * time.Second) {
+		panic("the server isn't ready")
+	}
+	fmt.Println(s.ClientURL())
+	_, _ = io.Copy(io.Discard, os.Stdin) // until the test has ended
+}
+
 func TestBridge_goesOnWhenServersComeBack(t *testing.T) {
 	dirs := [2]string{t.TempDir(), t.TempDir()}
-	var servers [2]*server.Server
 	var urls [2]string
-	start := func(i, port int) {
-		s, err := server.NewServer(&server.Options{
-			Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dirs[i], NoSigs: true, NoLog: true, SyncInterval: 10 * time.Minute,
-		})
+	var stops [2]func()
+	start := func(i int, port string) {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %s", serverTask, dirs[i], port))
+		cmd.Stderr = os.Stderr
+		_, err := cmd.StdinPipe() // closed by Wait
 		require.NoError(t, err)
-		s.Start()
-		require.True(t, s.ReadyForConnections(10*time.Second))
-		servers[i], urls[i] = s, s.ClientURL()
-	}
-	stop := func(i int) {
-		servers[i].Shutdown()
-		servers[i].WaitForShutdown()
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		require.NoError(t, cmd.Start())
+		stops[i] = sync.OnceFunc(func() {
+			_ = cmd.Process.Kill() // it may have failed
+			_ = cmd.Wait()
+		})
+		_, err = fmt.Fscan(out, &urls[i])
+		require.NoError(t, err)
 	}
 	for i := range 2 {
-		start(i, -1)
-		t.Cleanup(func() { stop(i) }) // after the buses: without their server they would wait in Close
+		start(i, "-1")
+		t.Cleanup(func() { stops[i]() }) // after the buses: without their server they would wait in Close
 	}
 	from, to := openURL(t, urls[0]), openURL(t, urls[1])
 	ensure(t, from, mixed)
@@ -281,8 +312,9 @@ func TestBridge_goesOnWhenServersComeBack(t *testing.T) {
 	go func() { copied <- b.Copy(t.Context()) }()
 	<-halfway
 	for i := range 2 {
-		port := servers[i].Addr().(*net.TCPAddr).Port
-		stop(i)
+		_, port, err := net.SplitHostPort(strings.TrimPrefix(urls[i], "nats://"))
+		require.NoError(t, err)
+		stops[i]()
 		start(i, port)
 	}
 	require.NoError(t, <-copied)

@@ -12,5 +12,9 @@ func TestMain(m *testing.M) {
 		bridgeUntilKilled(task)
 		return
 	}
+	if task := os.Getenv(serverTask); task != "" {
+		serveUntilKilled(task)
+		return
+	}
 	goleak.VerifyTestMain(m)
 }

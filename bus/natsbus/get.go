@@ -97,6 +97,8 @@ func (g *gets) ask(ctx context.Context, stream string, r getRequest) (*getResult
 		ctx, cancel = context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 	}
+	linked, unlink := g.b.link.context(ctx)
+	defer unlink()
 	x := &getting{stream: stream, done: make(chan error, 1)}
 	g.mu.Lock()
 	g.token++
@@ -120,7 +122,10 @@ func (g *gets) ask(ctx context.Context, stream string, r getRequest) (*getResult
 			return nil, err
 		}
 		return &x.result, nil
-	case <-ctx.Done():
+	case <-linked.Done():
+		if context.Cause(linked) == errCut {
+			return nil, errCut
+		}
 		return nil, connectionError(ctx, ctx.Err())
 	}
 }
