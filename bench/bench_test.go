@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -152,4 +153,17 @@ func TestPairs_allWork(t *testing.T) {
 			require.Positive(t, r.Ratio)
 		})
 	}
+}
+
+func TestPairs_areOnThePage(t *testing.T) {
+	page, err := os.ReadFile("../docs/performance.md")
+	require.NoError(t, err)
+	var onPage, all []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z]+/[^`]+)` \\|").FindAllSubmatch(page, -1) {
+		onPage = append(onPage, string(m[1]))
+	}
+	for _, p := range pairs {
+		all = append(all, p.name)
+	}
+	require.ElementsMatch(t, all, onPage, "docs/performance.md has a row for each pair that is measured")
 }

@@ -37,6 +37,10 @@ var pairs = []pair{
 		about: "acknowledged publishes of 64 goroutines; floor: js.Publish",
 	},
 	{
+		name: "natsbus/ack-async", unit: "messages/s", open: openAsync,
+		about: "one goroutine's acknowledged publishes, 1,024 on their way at a time; floor: js.PublishAsync with as many",
+	},
+	{
 		name: "natsbus/sync-always-1", unit: "µs", less: true, open: openSyncLatency,
 		about: "ack-1 where the disk has what is acknowledged (sync=always); floor: js.Publish to a server with SyncAlways. TMPDIR must be on a disk",
 	},

@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"errors"
+	"sync"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -78,4 +82,57 @@ func (e *env) throughput(each int, b bus.Bus, r *raw) (ours, floor side, err err
 		}
 	}
 	return measure(busPublish(b)), measure(r.publish), nil
+}
+
+// openAsync is one goroutine that doesn't wait for each acknowledgement, with as many on their way on both sides.
+func openAsync(e *env) (ours, floor side, err error) {
+	b, r, _, err := e.newSides()
+	if err != nil {
+		return nil, nil, err
+	}
+	n := e.size(50_000, 100)
+	ours = func(ctx context.Context) (float64, error) {
+		var stored sync.WaitGroup
+		var failed []error // told one at a time
+		data := make([]byte, payload)
+		start := time.Now()
+		for range n {
+			stored.Add(1)
+			b.(bus.AsyncPublisher).PublishAsync(ctx, "bench.async", data, func(err error) {
+				if err != nil {
+					failed = append(failed, err)
+				}
+				stored.Done()
+			})
+		}
+		stored.Wait()
+		return float64(n) / time.Since(start).Seconds(), errors.Join(failed...)
+	}
+	js, err := jetstream.New(r.nc, jetstream.WithPublishAsyncMaxPending(1024))
+	floor = func(ctx context.Context) (float64, error) {
+		futures := make([]jetstream.PubAckFuture, n)
+		data := make([]byte, payload)
+		start := time.Now()
+		for i := range futures {
+			var err error
+			if futures[i], err = js.PublishAsync("bench.async", data, jetstream.WithStallWait(10*time.Second)); err != nil {
+				return 0, err
+			}
+		}
+		select {
+		case <-js.PublishAsyncComplete():
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		took := time.Since(start)
+		for _, f := range futures {
+			select {
+			case <-f.Ok():
+			case err := <-f.Err():
+				return 0, err
+			}
+		}
+		return float64(n) / took.Seconds(), nil
+	}
+	return ours, floor, err
 }

@@ -121,7 +121,8 @@ func (a *async) leave(size int) {
 	defer a.mu.Unlock()
 	a.msgs--
 	a.bytes -= size
-	if a.room != nil {
+	// Whoever waits is to find room for several, and not to be woken for each.
+	if a.room != nil && a.msgs <= asyncMsgs*3/4 && a.bytes <= asyncBytes*3/4 {
 		close(a.room)
 		a.room = nil
 	}

@@ -60,11 +60,20 @@ func (q *queue) copyTo(items []item) int {
 }
 
 func (q *queue) pop() item {
-	it := q.head.items[q.first]
-	q.head.items[q.first] = item{}
-	q.first++
-	q.len--
-	q.bytes -= messageSize(it.m)
+	it := q.peek()
+	q.drop(1)
+	return it
+}
+
+// drop takes the first n messages, which are in one block.
+func (q *queue) drop(n int) {
+	items := q.head.items[q.first : q.first+n]
+	for i := range items {
+		q.bytes -= messageSize(items[i].m)
+	}
+	clear(items)
+	q.first += n
+	q.len -= n
 	switch {
 	case q.len == 0: // head is tail
 		q.first, q.last = 0, 0
@@ -74,7 +83,6 @@ func (q *queue) pop() item {
 		emptied.next = nil
 		blocks.Put(emptied)
 	}
-	return it
 }
 
 func (q *queue) clear() { *q = queue{} }

@@ -260,16 +260,15 @@ func (s *subscription) settleLocked() {
 	}
 	s.lender = nil
 	n := int(s.hand.claimed.Swap(-1))
-	if len(l.batch) > 0 { // only the runner, who has what is lent, makes a batch
-		if n > 0 {
-			s.handedLocked(l.batch[n-1])
-			l.shortenLocked(n)
-		}
+	if n == 0 {
 		return
 	}
-	for range n {
-		s.handedLocked(l.queue.pop().m)
+	s.handedLocked(s.hand.items[n-1].m)
+	if len(l.batch) > 0 { // only the runner, who has what is lent, makes a batch
+		l.shortenLocked(n)
+		return
 	}
+	l.queue.drop(n)
 	l.open = max(0, l.open-n)
 }
 
