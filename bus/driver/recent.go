@@ -117,6 +117,10 @@ func (f *feed) recentLocked(subject string, start *bus.Start, st *State, maxMsgs
 	if limit := cfg.MaxMsgsPerSubject; limit > 0 && int64(n) > limit {
 		n = int(limit)
 	}
+	known := f.ring.pasts[subject]
+	if start.Kind == bus.StartLast && known.n == n && len(known.messages) <= maxMsgs && known.size <= maxBytes && there(known.messages[0]) {
+		return known.messages, true
+	}
 	e, size := f.ring.newestOf(subject), 0
 	if e != nil {
 		batch = make([]*bus.Message, 0, min(n, maxMsgs, usualHistory))
@@ -137,6 +141,9 @@ func (f *feed) recentLocked(subject string, start *bus.Start, st *State, maxMsgs
 		return nil, false // there may be more before the ring
 	}
 	slices.Reverse(batch)
+	if start.Kind == bus.StartLast && len(batch) > 0 {
+		f.ring.pasts[subject] = past{n, batch, size}
+	}
 	return batch, true
 }
 

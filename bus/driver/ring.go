@@ -18,7 +18,15 @@ type ring struct {
 	gone    int         // how many entries have been given up: the number of the first one
 	entries []ringEntry // their m never changes, so that a copy of the slice can be read for it without the feed's lock
 	bytes   int
-	last    map[string]int // the number of each subject's last entry
+	last    map[string]int  // the number of each subject's last entry
+	pasts   map[string]past // what was last answered of a subject to which nothing has come since
+}
+
+// past is what those get who join a subject and ask for its last messages. It isn't modified.
+type past struct {
+	n        int // how many were asked for
+	messages []*bus.Message
+	size     int
 }
 
 type ringEntry struct {
@@ -28,7 +36,9 @@ type ringEntry struct {
 }
 
 // reset forgets everything up to a sequence.
-func (r *ring) reset(after uint64) { *r = ring{after: after, last: map[string]int{}} }
+func (r *ring) reset(after uint64) {
+	*r = ring{after: after, last: map[string]int{}, pasts: map[string]past{}}
+}
 
 // add adds the newest message.
 func (r *ring) add(m *bus.Message) {
@@ -37,6 +47,7 @@ func (r *ring) add(m *bus.Message) {
 	if !ok {
 		before = -1
 	}
+	delete(r.pasts, m.Subject)
 	r.entries = append(r.entries, ringEntry{m: m, before: before})
 	r.last[m.Subject] = number
 	r.bytes += messageSize(m)
@@ -46,6 +57,7 @@ func (r *ring) add(m *bus.Message) {
 		r.bytes -= messageSize(oldest)
 		if r.last[oldest.Subject] == r.gone {
 			delete(r.last, oldest.Subject)
+			delete(r.pasts, oldest.Subject)
 		}
 		r.entries = r.entries[1:]
 		r.gone++
