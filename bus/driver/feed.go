@@ -31,9 +31,10 @@ type feed struct {
 	users  int
 	expiry *time.Timer
 
-	config atomic.Pointer[Stream] // the stream as it was last seen
-	newest atomic.Uint64          // head, for those who don't hold mu
-	stored atomic.Int64           // bytes of all messages that were delivered, from 1
+	config  atomic.Pointer[Stream] // the stream as it was last seen
+	newest  atomic.Uint64          // head, for those who don't hold mu
+	running atomic.Bool            // ready is closed and err is nil, for the same
+	stored  atomic.Int64           // bytes of all messages that were delivered, from 1
 
 	mu       sync.Mutex // before any subscription's
 	run      int        // counts tails: what a stopped one still delivers is dropped
@@ -118,15 +119,12 @@ func (b *Bus) dropFeed(f *feed, err error) {
 
 // wait returns when the feed runs.
 func (f *feed) wait(ctx context.Context) error {
+	if f.running.Load() {
+		return nil
+	}
 	f.mu.Lock()
 	ready := f.ready
-	select {
-	case <-ready:
-		defer f.mu.Unlock()
-		return f.err
-	default:
-		f.mu.Unlock()
-	}
+	f.mu.Unlock()
 	select {
 	case <-ready:
 		f.mu.Lock()
@@ -201,6 +199,7 @@ func (f *feed) tryStart(run int) error {
 	stale := f.run != run
 	if !stale {
 		f.stop = stop
+		f.running.Store(true)
 		close(f.ready)
 	}
 	f.mu.Unlock()
@@ -280,6 +279,7 @@ func (f *feed) restart(run int) {
 	f.run++
 	run, stop := f.run, f.stop
 	f.stop, f.ready = nil, make(chan struct{})
+	f.running.Store(false)
 	f.mu.Unlock()
 	spawned := f.b.spawn(func() {
 		if stop != nil {

@@ -58,7 +58,8 @@ func (s *subscription) join(ctx context.Context, f *feed, start *bus.Start, st *
 			return false, ctx.Err()
 		}
 	}
-	f.mu.Lock()
+	l := &leg{sub: s, feed: f, epoch: cfg.Epoch, readAt: clock(), fresh: true}
+	f.mu.Lock() // for as short as can be: many may join at once
 	defer f.mu.Unlock()
 	if f.epoch != cfg.Epoch || f.config.Load().Epoch != cfg.Epoch || st != nil && st.Epoch != cfg.Epoch || f.head < last {
 		return false, nil
@@ -67,7 +68,7 @@ func (s *subscription) join(ctx context.Context, f *feed, start *bus.Start, st *
 	if !ok {
 		return false, nil
 	}
-	l := &leg{sub: s, feed: f, epoch: f.epoch, pos: f.head, from: f.head, target: f.head, batch: batch, readAt: clock(), fresh: true}
+	l.pos, l.from, l.target, l.batch = f.head, f.head, f.head, batch
 	began := f.head
 	if len(batch) > 0 {
 		began = batch[0].Cursor.Sequence() - 1

@@ -144,11 +144,13 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	if err == nil {
 		err = s.Err() // the streams may have changed meanwhile
 	}
-	b.mu.Lock()
-	if err == nil && !s.route.equal(r) {
-		err = bus.ErrStreamChanged
+	if err == nil && b.table.Load() != t {
+		b.mu.Lock()
+		if !s.route.equal(r) {
+			err = bus.ErrStreamChanged
+		}
+		b.mu.Unlock()
 	}
-	b.mu.Unlock()
 	if err != nil {
 		s.end(err)
 		return nil, err
@@ -172,11 +174,13 @@ func (s *subscription) connect(ctx context.Context, r route, start *bus.Start) e
 		}
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.whole = true
 	s.markCaughtUpLocked()
-	if slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed != nil && l.state != live || len(l.batch) > 0 || len(l.notices) > 0 }) {
-		s.startLocked()
+	begin := slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed != nil && l.state != live || len(l.batch) > 0 || len(l.notices) > 0 }) &&
+		s.beginLocked()
+	s.mu.Unlock()
+	if begin {
+		s.b.crew.add(s) // without the lock, which whoever runs s takes at once
 	}
 	return nil
 }
