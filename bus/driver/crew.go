@@ -1,6 +1,9 @@
 package driver
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 const (
 	// maxTurns is after how many subscriptions a goroutine of a crew makes room for a new one.
@@ -14,6 +17,8 @@ const (
 // whoever calls one leaves a spare goroutine to be run, if anything else is ready. The spare begins when a
 // processor is free, which is when a handler blocks; while handlers return quickly, a few goroutines do everything.
 type crew struct {
+	takers atomic.Int32 // how many goroutines are about to take what is ready, and wait for mu at the most
+
 	mu    sync.Mutex
 	ready []*subscription // a ring
 	first int
@@ -46,7 +51,7 @@ func (c *crew) add(ready ...*subscription) {
 
 func (c *crew) spareLocked() {
 	switch {
-	case c.spare:
+	case c.spare || c.takers.Load() > 0:
 		return
 	case c.idle > 0:
 		c.idle--
@@ -105,8 +110,10 @@ func (c *crew) end() {
 
 // next takes what is ready, unless the spare goroutine is to go on.
 func (c *crew) next(more bool) *subscription {
+	c.takers.Add(1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.takers.Add(-1)
 	if c.len == 0 {
 		c.ready, c.first = nil, 0 // give the memory of a crowd back
 		return nil
