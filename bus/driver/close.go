@@ -81,7 +81,6 @@ func (b *Bus) shutDown(ctx context.Context) {
 	if len(running) > 0 {
 		err = fmt.Errorf("%w: %s", bus.ErrHandlersRunning, strings.Join(running, ", "))
 	}
-	b.crew.end()
 	b.closeErr = err
 	close(b.closed)
 }

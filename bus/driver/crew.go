@@ -5,13 +5,8 @@ import (
 	"sync/atomic"
 )
 
-const (
-	// maxTurns is after how many subscriptions a goroutine of a crew makes room for a new one.
-	maxTurns = 1000
-	// maxIdle is how many goroutines of a crew stay when there is nothing to do: to make one and to grow its stack takes longer than
-	// many a handler.
-	maxIdle = 4
-)
+// maxTurns is after how many subscriptions a goroutine of a crew makes room for a new one.
+const maxTurns = 1000
 
 // crew hands over what is ready, with as few goroutines as it takes. Nobody can see whether a handler blocks; but
 // whoever calls one leaves a spare goroutine to be run, if anything else is ready. The spare begins when a
@@ -23,10 +18,7 @@ type crew struct {
 	ready []*subscription // a ring
 	first int
 	len   int
-	spare bool // a goroutine was started or woken that hasn't begun
-	idle  int  // how many wait to be woken
-	wake  chan struct{}
-	over  bool // nobody waits any more
+	spare bool // a goroutine was started that hasn't begun
 }
 
 // add has subscriptions run. It doesn't block.
@@ -50,61 +42,23 @@ func (c *crew) add(ready ...*subscription) {
 }
 
 func (c *crew) spareLocked() {
-	switch {
-	case c.spare || c.takers.Load() > 0:
-		return
-	case c.idle > 0:
-		c.idle--
-		c.wake <- struct{}{} // which has room for each that is idle
-	default:
+	if !c.spare && c.takers.Load() == 0 {
+		c.spare = true
 		go c.work()
 	}
-	c.spare = true
 }
 
 // work is one goroutine of the crew.
 func (c *crew) work() {
-	for {
-		c.mu.Lock()
-		c.spare = false
-		c.mu.Unlock()
-		for turn := 0; ; turn++ {
-			s := c.next(turn < maxTurns)
-			if s == nil {
-				break
-			}
-			s.run()
-		}
-		if !c.rest() {
+	c.mu.Lock()
+	c.spare = false
+	c.mu.Unlock()
+	for turn := range maxTurns + 1 {
+		s := c.next(turn < maxTurns)
+		if s == nil {
 			return
 		}
-	}
-}
-
-// rest returns when there is something to do again; false: somebody else is to do it.
-func (c *crew) rest() bool {
-	c.mu.Lock()
-	if c.over || c.len > 0 || c.idle == maxIdle {
-		c.mu.Unlock()
-		return false
-	}
-	if c.wake == nil {
-		c.wake = make(chan struct{}, maxIdle)
-	}
-	c.idle++
-	wake := c.wake
-	c.mu.Unlock()
-	_, woken := <-wake
-	return woken
-}
-
-// end ends the goroutines that wait. What is added later is done all the same.
-func (c *crew) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.over, c.idle = true, 0
-	if c.wake != nil {
-		close(c.wake)
+		s.run()
 	}
 }
 
