@@ -91,7 +91,7 @@ func (b *Bus) publishAsync(ctx context.Context, data []byte, opts []bus.PublishO
 func (a *async) enter(ctx context.Context, b *Bus, size int) error {
 	for {
 		a.mu.Lock()
-		if a.msgs < asyncMsgs && (a.bytes+size <= asyncBytes || a.msgs == 0) {
+		if a.room == nil && a.msgs < asyncMsgs && (a.bytes+size <= asyncBytes || a.msgs == 0) { // nobody passes those who wait
 			a.msgs++
 			a.bytes += size
 			a.mu.Unlock()

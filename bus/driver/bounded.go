@@ -38,6 +38,9 @@ func (c *boundedContext) joined() context.Context {
 	c.join.Do(func() {
 		c.both, c.cancel = context.WithCancelCause(c.Context)
 		c.stop = context.AfterFunc(c.end, func() { c.cancel(bus.ErrClosed) })
+		if c.end.Err() != nil {
+			c.cancel(bus.ErrClosed) // at once
+		}
 	})
 	return c.both
 }

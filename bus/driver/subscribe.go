@@ -175,7 +175,9 @@ func (s *subscription) connect(ctx context.Context, r route, start *bus.Start) e
 	}
 	s.mu.Lock()
 	s.whole = true
-	s.markCaughtUpLocked()
+	if !s.running { // or else what was replayed may be with the handler, and whoever runs s says when it isn't
+		s.markCaughtUpLocked()
+	}
 	begin := slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed != nil && l.state != live || len(l.batch) > 0 || len(l.notices) > 0 }) &&
 		s.beginLocked()
 	s.mu.Unlock()

@@ -12,7 +12,7 @@ import (
 
 // Read implements driver.Backend.
 func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
-	r, err := b.page(ctx, s.Config.Name, q.After+1, q.Pattern, q.MaxMsgs, q.MaxBytes, q.UpTo)
+	r, err := b.page(ctx, s, q.After+1, q.Pattern, q.MaxMsgs, q.MaxBytes, q.UpTo)
 	if err != nil {
 		return driver.Batch{}, err
 	}
@@ -47,8 +47,11 @@ func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (dr
 			return driver.Batch{}, err
 		}
 		if damaged {
-			b.server.suspect(s.Config.Name, q.After, batch.Through)
-			return b.readHoles(ctx, s, q)
+			through := batch.Through
+			if batch, err = b.readHoles(ctx, s, q); err == nil {
+				b.server.suspect(s.Config.Name, q.After, through) // which has reads wait for a while
+			}
+			return batch, err
 		}
 		batch.Holes = holesOf(info.State.Missing, q.After, batch.Through)
 		if c.MaxMsgsPerSubject > 0 {
@@ -87,7 +90,7 @@ func (r *getResult) batch(q driver.Query, epoch string) driver.Batch {
 // readHoles reads everything and matches here: where messages were deleted from the middle
 // of a stream, only the sequence of all shows what is missing.
 func (b *backend) readHoles(ctx context.Context, s driver.Stream, q driver.Query) (driver.Batch, error) {
-	r, err := b.page(ctx, s.Config.Name, q.After+1, ">", q.MaxMsgs, q.MaxBytes, q.UpTo)
+	r, err := b.page(ctx, s, q.After+1, ">", q.MaxMsgs, q.MaxBytes, q.UpTo)
 	if err != nil {
 		return driver.Batch{}, err
 	}
@@ -108,7 +111,7 @@ func (b *backend) readHoles(ctx context.Context, s driver.Stream, q driver.Query
 	if batch.Through > last { // nothing is left up to the end of the question
 		batch.Holes = append(batch.Holes, driver.Hole{After: last, Before: batch.Through + 1})
 	}
-	return batch, nil
+	return batch, b.sameEpoch(ctx, s)
 }
 
 // Seek implements driver.Backend.
@@ -191,7 +194,7 @@ func (b *backend) countBack(ctx context.Context, s driver.Stream, q driver.Query
 		read := q
 		read.After, read.MaxMsgs, read.MaxBytes = near-1, 1000, 1<<20
 		for read.After < q.UpTo {
-			r, err := b.page(ctx, s.Config.Name, read.After+1, q.Pattern, read.MaxMsgs, read.MaxBytes, q.UpTo)
+			r, err := b.page(ctx, s, read.After+1, q.Pattern, read.MaxMsgs, read.MaxBytes, q.UpTo)
 			if err != nil {
 				return 0, err
 			}
@@ -255,7 +258,7 @@ func (b *backend) lastByReading(ctx context.Context, s driver.Stream, q driver.Q
 	last := map[string]*bus.Message{}
 	q.After, q.MaxMsgs, q.MaxBytes = 0, 1000, 4<<20
 	for q.After < q.UpTo {
-		r, err := b.page(ctx, s.Config.Name, q.After+1, q.Pattern, q.MaxMsgs, q.MaxBytes, q.UpTo)
+		r, err := b.page(ctx, s, q.After+1, q.Pattern, q.MaxMsgs, q.MaxBytes, q.UpTo)
 		if err != nil {
 			return nil, err
 		}

@@ -69,5 +69,7 @@ func (b *backend) getThrough(ctx context.Context, stream string, r getRequest, u
 // newer drops what the stream has discarded since: a replica that lags behind still had it, or it was read ahead.
 func (r *getResult) newer(first uint64) {
 	r.through = r.last()
+	before := len(r.messages)
 	r.messages = slices.DeleteFunc(r.messages, func(m *bus.Message) bool { return m.Cursor.Sequence() < first })
+	r.total -= min(r.total, uint64(before-len(r.messages)))
 }

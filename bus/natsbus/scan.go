@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/jitney-go/jitney/bus/driver"
 )
 
 const (
@@ -54,8 +56,14 @@ type scan struct {
 
 // scanKey says who finds a scan.
 type scanKey struct {
-	stream, pattern string
-	from            uint64 // the first sequence of its next page
+	stream, epoch, pattern string
+	from                   uint64 // the first sequence of its next page
+}
+
+// anywhere is the key of all places.
+func (k scanKey) anywhere() scanKey {
+	k.from = 0
+	return k
 }
 
 // scans are those of all streams.
@@ -70,8 +78,9 @@ type scans struct {
 
 // page reads up to n messages that match, from a sequence on, of about so many bytes. It is complete as far as it goes; whether
 // that is the end is certain up to upTo.
-func (b *backend) page(ctx context.Context, stream string, from uint64, pattern string, n, bytes int, upTo uint64) (*getResult, error) {
-	key := scanKey{stream, pattern, from}
+func (b *backend) page(ctx context.Context, in driver.Stream, from uint64, pattern string, n, bytes int, upTo uint64) (*getResult, error) {
+	stream := in.Config.Name
+	key := scanKey{stream, in.Epoch, pattern, from}
 	if s := b.scans.take(key, n, bytes); s != nil {
 		if r := s.next(ctx, n, bytes); r != nil {
 			return r, nil
@@ -83,7 +92,11 @@ func (b *backend) page(ctx context.Context, stream string, from uint64, pattern 
 	r, err := b.getThrough(ctx, stream, getRequest{Seq: from, Next: pattern, Batch: n, MaxBytes: bytes}, upTo)
 	if err == nil && len(r.messages) > 0 && n >= scanLeast && (r.guessed || r.pending >= uint64(scanPages*n)) {
 		key.from = r.last() + 1
-		b.scan(key, n, bytes)
+		pages := scanPages
+		if r.guessed { // the server refuses what it hasn't got
+			pages = 1
+		}
+		b.scan(key, n, bytes, pages)
 	}
 	return r, err
 }
@@ -125,10 +138,10 @@ func (x *scans) put(s *scan, key scanKey, n, bytes int) bool {
 }
 
 // scan opens one that somebody may come for, if there is room. It doesn't wait.
-func (b *backend) scan(key scanKey, n, bytes int) {
+func (b *backend) scan(key scanKey, n, bytes, pages int) {
 	x := &b.scans
 	x.mu.Lock()
-	if x.closed || x.open[key.stream] >= maxScans || x.waiting[key] != nil || time.Now().Before(x.paused[scanKey{key.stream, key.pattern, 0}]) {
+	if x.closed || x.open[key.stream] >= maxScans || x.waiting[key] != nil || time.Now().Before(x.paused[key.anywhere()]) {
 		x.mu.Unlock()
 		return
 	}
@@ -140,14 +153,14 @@ func (b *backend) scan(key scanKey, n, bytes int) {
 		b: b, stream: key.stream, inbox: inbox, name: "jitney-scan-" + strings.NewReplacer("_INBOX.", "", ".", "-").Replace(inbox),
 		opened: make(chan struct{}), pages: make(chan *getResult, scanAhead), coming: 1,
 	}
-	go s.open(key, n, bytes)
+	go s.open(key, n, bytes, pages)
 	if !x.put(s, key, n, bytes) {
 		s.end()
 	}
 }
 
 // open makes the consumer and asks for the first pages.
-func (s *scan) open(key scanKey, n, bytes int) {
+func (s *scan) open(key scanKey, n, bytes, pages int) {
 	defer close(s.opened)
 	ctx, cancel := context.WithTimeout(context.Background(), pageTimeout)
 	defer cancel()
@@ -168,7 +181,7 @@ func (s *scan) open(key scanKey, n, bytes int) {
 		err = s.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+key.stream+"."+s.name, request, nil)
 	}
 	if err == nil {
-		err = s.ask(n, bytes, scanPages*n)
+		err = s.ask(n, bytes, pages*n)
 	}
 	if err != nil {
 		s.b.log.Debug("natsbus: a long read goes on without a consumer", "stream", key.stream, "error", err)
@@ -200,8 +213,18 @@ func (s *scan) receive(m *nats.Msg) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if number, status := strings.CutPrefix(m.Subject, s.inbox+"."); status {
-		if number == strconv.Itoa(s.coming) { // otherwise it was full
+		n, err := strconv.Atoi(number)
+		switch behind := n - s.coming; {
+		case err != nil || behind < 0: // it was full
+		case behind == 0:
 			s.turnLocked()
+		case behind < len(s.fulls):
+			// Either the server has refused the page behind, or the one that is coming has ended without a word: it does
+			// when the bytes are just enough. What has come counts, and the page behind doesn't come.
+			s.fulls = s.fulls[:behind]
+			if len(s.page.messages) > 0 {
+				s.turnLocked()
+			}
 		}
 		return
 	}
@@ -290,8 +313,7 @@ func (x *scans) pause(key scanKey) {
 			delete(x.paused, other)
 		}
 	}
-	key.from = 0
-	x.paused[key] = now.Add(scanPause)
+	x.paused[key.anywhere()] = now.Add(scanPause)
 }
 
 // close ends all of them.
