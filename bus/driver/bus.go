@@ -127,15 +127,12 @@ func (b *Bus) inside(ctx context.Context) bool { return ctx.Value(insideKey{b}) 
 // enter lets a call in, unless the bus is closing; from inside a handler it may still.
 // Each success is followed by leave.
 func (b *Bus) enter(ctx context.Context) (counted bool, err error) {
-	if err := b.life.Err(); err != nil {
-		return false, bus.ErrClosed
-	}
 	b.calls.Add(1) // before it looks: Close looks after it has said that it closes
 	if !b.closing.Load() {
 		return true, nil
 	}
 	b.leave(true)
-	if b.inside(ctx) {
+	if b.inside(ctx) && b.life.Err() == nil {
 		return false, nil
 	}
 	return false, bus.ErrClosed

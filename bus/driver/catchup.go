@@ -74,10 +74,14 @@ func (s *subscription) fill(l *leg) {
 	l.known = State{}
 	l.snapshot = false
 	q := Query{After: l.pos, UpTo: upTo, Pattern: s.pattern, MaxMsgs: min(maxBatch, s.maxMsgs), MaxBytes: s.maxBytes}
+	l.reading = true
 	s.mu.Unlock()
 	f.mu.Unlock()
 
 	batch, err := f.read(s.ctx, epoch, st, q)
+	s.mu.Lock()
+	l.reading = false
+	s.mu.Unlock()
 	if err == nil && batch.Through <= q.After {
 		err = fmt.Errorf("%w: reading stream %s makes no progress after %d", bus.ErrUnavailable, f.name, q.After)
 	}
@@ -123,7 +127,7 @@ func (s *subscription) resnap(l *leg) {
 		l.holes = []Hole{{After: first - 1, Before: before}}
 	}
 	l.batch, l.resnap = left, nil
-	l.readAt, l.fresh, l.failing = clock(), true, false
+	l.readAt, l.fresh, l.failure = clock(), true, nil
 }
 
 // take makes a batch that was read the next one of its leg.
@@ -135,7 +139,7 @@ func (s *subscription) take(l *leg, epoch string, after uint64, batch Batch) {
 		return // it was rebased meanwhile
 	}
 	l.batch, l.holes, l.pos = messages, batch.Holes, batch.Through
-	l.readAt, l.fresh, l.failing = clock(), true, false
+	l.readAt, l.fresh, l.failure = clock(), true, nil
 }
 
 // accept leaves what keeps the grammar of messages that were read, and marks what was stored at the call.
@@ -160,8 +164,10 @@ func (s *subscription) endOrRetry(l *leg, err error) {
 		_, err = s.b.refresh.Get(s.ctx)
 	}
 	s.mu.Lock()
-	first := !l.failing
-	l.failing = true
+	first := l.failure == nil
+	if err != nil {
+		l.failure = err
+	}
 	s.mu.Unlock()
 	if err != nil && first && s.ctx.Err() == nil {
 		s.report(bus.Problem{Err: err})

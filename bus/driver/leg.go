@@ -44,7 +44,8 @@ type leg struct {
 	fresh    bool           // nothing of the batch has been handed over: the store has just said that it stands
 	holes    []Hole
 	known    State // of the stream; zero when it must be asked for
-	failing  bool  // the last read failed, and that has been told
+	reading  bool  // the store is being asked for more
+	failure  error // of the last read, which has been told; nil: it didn't fail
 
 	notices []error // to be told before the next message
 	dropped uint64  // not told yet

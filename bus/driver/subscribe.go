@@ -408,10 +408,26 @@ func (s *subscription) awaitReplay(ctx context.Context, atOnce bool) error {
 	case <-s.done:
 		return s.Err() // nil when the handler itself has unsubscribed
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		err = s.lateBecause(context.Cause(ctx))
 	case <-s.b.endOf(ctx).Done():
 		err = bus.ErrClosed
 	}
 	s.end(err)
+	return err
+}
+
+// lateBecause adds why the replay wasn't through when a deadline came, if that is the store's doing and not a handler's.
+func (s *subscription) lateBecause(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.legs {
+		switch {
+		case !errors.Is(err, context.DeadlineExceeded):
+		case l.failure != nil:
+			return fmt.Errorf("%w: %w", l.failure, err)
+		case l.reading:
+			return fmt.Errorf("%w: stream %s doesn't give its messages: %w", bus.ErrUnavailable, l.feed.name, err)
+		}
+	}
 	return err
 }

@@ -26,6 +26,9 @@ func newTable(streams []Stream) *table {
 
 // captures returns the stream that captures a subject.
 func (t *table) captures(subject string) (Stream, bool) {
+	if len(t.streams) == 0 {
+		return Stream{}, false
+	}
 	var buf [4]*Stream
 	if found := t.subjects.Match(subject, buf[:0]); len(found) > 0 {
 		return *found[0], true

@@ -179,11 +179,36 @@ func (b *backend) Send(_ context.Context, p *driver.Publication) error {
 	return nil
 }
 
-// newMessage copies what is the caller's.
+// newMessage copies what is the caller's. A message and its data take one allocation where that takes no more memory than two.
 func newMessage(p *driver.Publication) *bus.Message {
-	data := make([]byte, len(p.Data))
+	var m *bus.Message
+	var data []byte
+	n := len(p.Data)
+	switch {
+	case n <= 32:
+		x := new(struct {
+			m    bus.Message
+			data [32]byte
+		})
+		m, data = &x.m, x.data[:n:n]
+	case n <= 64:
+		x := new(struct {
+			m    bus.Message
+			data [64]byte
+		})
+		m, data = &x.m, x.data[:n:n]
+	case n <= 128:
+		x := new(struct {
+			m    bus.Message
+			data [128]byte
+		})
+		m, data = &x.m, x.data[:n:n]
+	default:
+		m, data = new(bus.Message), make([]byte, n)
+	}
 	copy(data, p.Data)
-	return &bus.Message{Subject: p.Subject, Data: data[:len(data):len(data)], Header: p.Header.Clone()}
+	m.Subject, m.Data, m.Header = p.Subject, data[:n:n], p.Header.Clone()
+	return m
 }
 
 // Flush has nothing to wait for: sinks are called by Append and Send themselves.
