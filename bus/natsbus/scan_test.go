@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/natsbus"
 )
 
 // fillStream stores n messages, with many on their way at a time.
@@ -156,5 +157,49 @@ func TestSubscribe_aProcessThatHasJustStartedJoinsLikeOneThatHasFollowed(t *test
 			}
 			require.Empty(t, got.problems)
 		}
+	}
+}
+
+func TestScan_isOfOneLifeOfItsStream(t *testing.T) {
+	dir := t.TempDir()
+	open := func() bus.Bus {
+		b, err := natsbus.Open(t.Context(), dir)
+		require.NoError(t, err)
+		return b
+	}
+	fill := func(b bus.Bus, life string) {
+		require.NoError(t, b.EnsureStreams(t.Context(), bus.StreamConfig{Name: "LIVES", Subjects: []string{"lives.>"}}))
+		for i := range 100 {
+			require.NoError(t, b.Publish(t.Context(), "lives.a", fmt.Append(nil, life, " ", i)))
+		}
+	}
+	read := func(b bus.Bus, until context.Context, handle func(text string)) error {
+		_, err := b.Subscribe(t.Context(), "lives.*", func(_ context.Context, m *bus.Message) error {
+			handle(string(m.Data))
+			return nil
+		}, bus.All(), bus.Buffer(16, 1<<20), bus.Until(until))
+		return err
+	}
+	b := open()
+	fill(b, "first")
+	require.NoError(t, b.Close(t.Context())) // what a process has seen come, it needn't read
+	b = open()
+	defer b.Close(context.Background())
+
+	// A reader goes away while pages are on their way to it, and soon another one reads the same place of another life.
+	until, leave := context.WithCancel(t.Context())
+	got := 0
+	require.Error(t, read(b, until, func(string) {
+		if got++; got == 17 {
+			leave()
+		}
+	}))
+	require.NoError(t, b.(bus.Remover).RemoveStream(t.Context(), "LIVES"))
+	fill(b, "second")
+	var texts []string
+	require.NoError(t, read(b, t.Context(), func(text string) { texts = append(texts, text) }))
+	require.Len(t, texts, 100)
+	for i, text := range texts {
+		require.Equal(t, fmt.Sprint("second ", i), text)
 	}
 }
