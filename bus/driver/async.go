@@ -102,15 +102,11 @@ func (a *async) enter(ctx context.Context, b *Bus, size int) error {
 		}
 		room := a.room
 		a.mu.Unlock()
-		ends := b.outside
-		if b.inside(ctx) {
-			ends = b.life
-		}
 		select {
 		case <-room:
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-ends.Done():
+		case <-b.endOf(ctx).Done():
 			return bus.ErrClosed
 		}
 	}
