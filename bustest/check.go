@@ -31,6 +31,9 @@ type Check struct {
 	// process: the check runs this program again, which a bubble can't, and Examine only with Harness.Child.
 	process bool
 
+	// alone: the check measures the process, which nothing else may use meanwhile.
+	alone bool
+
 	// rounds is how often the check repeats what is left to chance, unless Harness.Rounds says; 0: it doesn't.
 	rounds int
 }

@@ -99,6 +99,11 @@ type Harness struct {
 	// Examine ignores it.
 	Bubble bool
 
+	// Parallel has Run run the checks in parallel with one another, as subtests that call t.Parallel do. It is
+	// for backends whose checks mostly wait, and whose buses on different Envs don't share what a check can use up. Examine
+	// ignores it, and checks that measure the process run before the others.
+	Parallel bool
+
 	// Serve starts a server in e.Dir for one check, for a backend whose buses are clients of one.
 	// Setting it claims Faults: the checks cut its connections, kill and freeze it. Open is
 	// then given its address as Env.Addr. Process makes one of a command.

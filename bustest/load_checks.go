@@ -33,7 +33,7 @@ var loadChecks = []Check{
 		Origin: "micromdm/micromdm#97, r3labs/sse#48, gofr-dev/gofr#4054: races on maps",
 	},
 	{
-		Name: "ManySubscriptions", Run: manySubscriptions,
+		Name: "ManySubscriptions", Run: manySubscriptions, alone: true,
 		Rule:   "ten thousand subscriptions on as many captured subjects, and a thousand on others, work in bounded time and memory",
 		Origin: "a JetStream consumer for each costs 59 KiB and 7 goroutines",
 	},

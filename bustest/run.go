@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// Run runs every check as a subtest of t. A check that isn't claimed is skipped with its
-// reason.
+// Run runs every check as a subtest of t. A check that isn't claimed is skipped with its reason. With Harness.Parallel
+// it returns before they have ended: what they need must last until t's cleanups.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
 	if err := h.fault(); err != nil {
@@ -29,6 +29,9 @@ func Run(t *testing.T, h Harness) {
 		t.Run(check.Name, func(t *testing.T) {
 			if reason := h.unclaimed(check); reason != "" {
 				t.Skip(reason)
+			}
+			if h.Parallel && !check.alone {
+				t.Parallel()
 			}
 			run := func(t *testing.T, h Harness) {
 				res := h.run(context.Background(), check, again(t.Name()))

@@ -3,8 +3,10 @@ package bustest
 import (
 	"context"
 	"errors"
+	"flag"
 	"regexp"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,6 +54,35 @@ func TestRun_passesInABubble(t *testing.T) {
 			Run(t, h)
 		})
 	}
+}
+
+func TestRun_runsChecksInParallelIfToldTo(t *testing.T) {
+	h := reference(refbus.Config{})
+	h.Parallel, h.Match = true, regexp.MustCompile("^(First|Second|Alone)$")
+	var running atomic.Int32
+	var returned atomic.Bool // those that call t.Parallel go on then
+	met := make(chan struct{})
+	meet := func(c *C) {
+		if running.Add(1) == 2 {
+			close(met)
+		}
+		receive(c, met, "the other check, in parallel with this one")
+	}
+	h.Extra = []Check{
+		{Name: "First", Rule: "there are two at a time", Run: meet},
+		{Name: "Second", Rule: "there are two at a time", Run: meet},
+		{Name: "Alone", Rule: "nothing else runs", alone: true, Run: func(c *C) {
+			if returned.Load() {
+				c.Errorf("others run beside this one")
+			}
+		}},
+	}
+	if slots := flag.Lookup("test.parallel").Value.String(); slots == "1" {
+		close(met) // of one place there is nothing to be seen
+		running.Store(-2)
+	}
+	Run(t, h)
+	returned.Store(true)
 }
 
 func TestExamine_reportsEveryCheck(t *testing.T) {

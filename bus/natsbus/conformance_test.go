@@ -9,7 +9,7 @@ import (
 )
 
 func TestConformance(t *testing.T) {
-	t.Parallel() // most of it waits
+	t.Parallel()
 	bustest.Run(t, bustest.Harness{
 		Open: func(e *bustest.Env) (bus.Bus, error) { return natsbus.Open(e.Context(), e.Dir, e.Options...) },
 		Claims: []bustest.Ability{
@@ -17,5 +17,6 @@ func TestConformance(t *testing.T) {
 			bustest.Groups, bustest.DurableGroups,
 		},
 		MaxPayload: 1 << 20,
+		Parallel:   true, // most of it waits
 	})
 }
