@@ -16,8 +16,9 @@ import (
 // Config is an embedded server. A URL says the same, so that it can be chosen at start-up; the package comment has
 // the parameters.
 type Config struct {
-	Dir  string        // where it stores; empty: ./data/nats. A leaf stores nothing
-	Sync time.Duration // how soon the disk has what is acknowledged; 0: 100ms. See SyncAlways
+	Dir   string        // where it stores; empty: ./data/nats. A leaf stores nothing
+	Sync  time.Duration // how soon the disk has what is acknowledged; 0: 100ms. See SyncAlways
+	Scrub time.Duration // how long a round takes in which all files are checked for damage; 0: a day, negative: there is none
 
 	Listen     string // HOST:PORT on which clients can reach it; empty: nothing
 	LeafListen string // HOST:PORT on which leaves can; empty: nothing
@@ -70,6 +71,9 @@ func (c Config) open(ctx context.Context, o bus.OpenOptions) (bus.Bus, error) {
 	level, err := newSyncLevel(c.Sync)
 	if err != nil {
 		return nil, err
+	}
+	if c.Scrub != 0 && (c.Cluster != nil || c.Leaf != nil) {
+		return nil, fmt.Errorf("parameter %q is for a server that stands alone: a member of a cluster isn't mended in place, and a leaf stores nothing", "scrub")
 	}
 	e := &embedded{cfg: c, dir: c.Dir, level: level, log: o.Logger}
 	opts, err := e.options(ctx)

@@ -379,6 +379,77 @@ func TestDamage_thatComesWhileTheStoreIsOpenIsToldAndMendedInPlace(t *testing.T)
 	}
 }
 
+// harmWhileOpen changes a bit of messages of the small stream, by their sequences, as a disk does: no time changes.
+func harmWhileOpen(t *testing.T, dir string, sequences ...uint64) {
+	t.Helper()
+	for _, path := range blockFiles(t, dir) {
+		before, err := os.Stat(path)
+		require.NoError(t, err)
+		edit(t, path, func(text []byte) []byte {
+			for _, at := range recordsOf(text) {
+				if slices.Contains(sequences, binary.LittleEndian.Uint64(text[at+4:])) {
+					text[at+80] ^= 4
+				}
+			}
+			return text
+		})
+		require.NoError(t, os.Chtimes(path, before.ModTime(), before.ModTime()))
+	}
+}
+
+func TestDamage_thatComesWhileTheStoreIsOpenIsToldWhereNothingElseIsFound(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(cursors []bus.Cursor) bus.SubscribeOption{
+		"behind a cursor": func(cursors []bus.Cursor) bus.SubscribeOption { return bus.After(cursors[709-1]) },
+		"of each subject": func([]bus.Cursor) bus.SubscribeOption { return bus.LastPerSubject() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			cursors := filled(t, dir)
+			var problems collector
+			b, err := natsbus.Open(t.Context(), dir, bus.OnError(problems.hook), bus.WithLogger(slog.New(slog.DiscardHandler)))
+			require.NoError(t, err)
+			defer func() { require.NoError(t, b.Close(context.Background())) }()
+			harmWhileOpen(t, dir, 712, 715, 718)
+			var reader told
+			pattern := "small.1"
+			if name == "of each subject" {
+				pattern = "small.*"
+			}
+			_, err = b.Subscribe(t.Context(), pattern, reader.handle, start(cursors), bus.OnError(reader.hook))
+			require.NoError(t, err)
+			if pattern == "small.1" {
+				require.Equal(t, []int{0, 0, 0}, reader.gaps, "one for each, before the next message")
+			} else {
+				require.Equal(t, []string{smallText(709), smallText(719), smallText(720)}, reader.texts(), "the last that can be read")
+			}
+			eventually(t, func() bool { return problems.told(bus.ErrGap) > 0 }, "the hook of the bus")
+			require.ErrorContains(t, b.(bus.HealthChecker).Health(t.Context()), "SMALL")
+		})
+	}
+}
+
+// The server passes over what it can't read, and of a part of the subjects nobody knows how many there were.
+func TestScrub_findsDamageThatNobodyReads(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	filled(t, dir)
+	var problems collector
+	b, err := bus.Open(t.Context(), "nats:"+dir+"?scrub=1s", bus.OnError(problems.hook), bus.WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, b.Close(context.Background())) }()
+	harmWhileOpen(t, dir, 100, 400, 718)
+	eventually(t, func() bool { return problems.told(bus.ErrGap) == 3 }, "the hook of the bus, of all three")
+	require.ErrorContains(t, b.(bus.HealthChecker).Health(t.Context()), "SMALL")
+	for _, pattern := range []string{"small.*", "small.1"} {
+		var reader told
+		_, err = b.Subscribe(t.Context(), pattern, reader.handle, bus.All(), bus.Buffer(16, 1<<20), bus.OnError(reader.hook))
+		require.NoError(t, err)
+		require.Len(t, reader.gaps, 3, pattern)
+	}
+}
+
 // What the server writes is whole: removals, erased messages, files that are written anew, large messages, a killed process.
 func TestDamage_isNotFoundInWhatTheServerWrites(t *testing.T) {
 	dir := t.TempDir()

@@ -81,6 +81,10 @@
 // In a cluster the level is the server's own on each member: with ?sync=always all that acknowledge have synced.
 // On a server elsewhere it is as that server is configured.
 //
+// What is stored has a hash. Files are checked before the server opens them, and then in rounds of a day while it runs, or with
+// ?scrub=1h of an hour (off: not at all); what is damaged is taken out and told as bus.ErrGap, to the bus's hook and
+// those who read there, and by Health.
+//
 // When the disk is full, publishing is bus.ErrUnavailable at once, naming the file, and Health says so. The
 // store is opened again in place as soon as there is room; nothing that was acknowledged is lost.
 //

@@ -43,6 +43,7 @@ var headerEnd = []byte("\r\n\r\n")
 var (
 	errTooMany    = errors.New("more subjects than the server lists at once")
 	errUnreadable = errors.New("the header of a message can't be read")
+	errUnread     = errors.New("the last message of a subject can't be read")
 	errReply      = fmt.Errorf("%w: the server's answer to a read can't be understood", bus.ErrUnavailable)
 )
 
@@ -72,6 +73,7 @@ type gets struct {
 // getting is a read that is being answered, message by message.
 type getting struct {
 	stream string
+	last   bool // the last message of each subject was asked for
 	result getResult
 	done   chan error // has room for one
 }
@@ -99,7 +101,7 @@ func (g *gets) ask(ctx context.Context, stream string, r getRequest) (*getResult
 	}
 	linked, unlink := g.b.link.context(ctx)
 	defer unlink()
-	x := &getting{stream: stream, done: make(chan error, 1)}
+	x := &getting{stream: stream, last: len(r.Last) > 0, done: make(chan error, 1)}
 	g.mu.Lock()
 	g.token++
 	token := g.token
@@ -118,6 +120,8 @@ func (g *gets) ask(ctx context.Context, stream string, r getRequest) (*getResult
 		switch {
 		case errors.Is(err, errUnreadable):
 			return g.b.pastUnreadable(ctx, stream, r, &x.result)
+		case errors.Is(err, errUnread):
+			return &x.result, err
 		case err != nil:
 			return nil, err
 		}
@@ -159,6 +163,9 @@ func (g *gets) take(x *getting, m *nats.Msg) (over bool, err error) {
 		case "503":
 			return true, nats.ErrNoResponders
 		case "404":
+			if x.last && m.Header.Get("Description") == "Message Not Found" { // getDirectMulti in the server's stream.go
+				return true, errUnread
+			}
 			return true, nil
 		case "413":
 			return true, errTooMany

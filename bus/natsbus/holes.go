@@ -3,6 +3,7 @@ package natsbus
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -44,7 +45,10 @@ func (b *backend) passedOver(ctx context.Context, s driver.Stream, q driver.Quer
 		there, err := b.get(ctx, s.Config.Name, getRequest{Seq: seq, Next: ">", Batch: 1})
 		return err == nil && (len(there.messages) == 0 || there.last() > seq) && seq <= info.State.Last, err
 	}
-	if len(batch.Messages) == 0 || r.total == 0 {
+	switch {
+	case len(r.messages) == 0:
+		return b.unreadBetween(ctx, s, q)
+	case len(batch.Messages) == 0, r.total == 0:
 		return false, nil
 	}
 	behind, err := b.get(ctx, s.Config.Name, getRequest{Seq: batch.Through + 1, Next: q.Pattern, Batch: 1})
@@ -56,6 +60,30 @@ func (b *backend) passedOver(ctx context.Context, s driver.Stream, q driver.Quer
 		rest = behind.pending + 1
 	}
 	return r.total > rest+uint64(len(batch.Messages)), nil
+}
+
+// unreadBetween reports whether there are messages that match, where none could be read. The server knows the last of each
+// subject without reading it; where there are too many of them, it counts what is before a consumer.
+func (b *backend) unreadBetween(ctx context.Context, s driver.Stream, q driver.Query) (bool, error) {
+	last, err := b.get(ctx, s.Config.Name, getRequest{Seq: q.After + 1, Last: []string{q.Pattern}, UpTo: q.UpTo, Batch: 1})
+	switch {
+	case errors.Is(err, errUnread):
+		return true, nil
+	case err == nil:
+		return len(last.messages) > 0, nil
+	case !errors.Is(err, errTooMany):
+		return false, err
+	}
+	var answer struct {
+		Pending uint64 `json:"num_pending"`
+	}
+	name := readerName("count", b.rc.NewInbox())
+	err = b.ask(ctx, "$JS.API.CONSUMER.CREATE."+s.Config.Name+"."+name, readerOf(s.Config.Name, name, q.Pattern, q.After+1), &answer)
+	if err != nil {
+		return false, err
+	}
+	b.removeConsumer(s.Config.Name, name)
+	return answer.Pending > 0, nil
 }
 
 func coversAll(pattern string, subjects []string) bool {
@@ -104,34 +132,70 @@ func (e *embedded) suspect(stream string, after, through uint64) {
 	}
 }
 
-// look looks twice: what the server was just writing the first time is whole then.
 func (e *embedded) look(stream string, after, through uint64) {
 	ctx, cancel := e.untilStopped()
 	defer cancel()
-	var found []damage
 	files, err := filesBetween(filepath.Join(e.streamsDir(), stream, "msgs"), after, through)
-	for range 2 {
-		if err != nil || len(files) == 0 {
-			break
-		}
-		c := check{streams: e.streamsDir(), since: time.Now().Add(suspectEvery), also: files, torn: true}
-		found, err = c.run(ctx)
-		files = files[:0]
-		for _, d := range found {
-			files = append(files, d.path)
+	damaged := false
+	for _, path := range files {
+		if err == nil {
+			var found bool
+			found, err = e.lookAt(ctx, path)
+			damaged = damaged || found
 		}
 	}
 	switch {
-	case ctx.Err() != nil:
-	case err != nil:
+	case err != nil && ctx.Err() == nil:
 		e.broken(fmt.Sprintf("the files of stream %s can't be read: %s", stream, err))
-	case len(files) > 0:
-		e.mu.Lock()
-		e.doubtful = append(e.doubtful, files...)
-		e.mu.Unlock()
-		e.broken(fmt.Sprintf("%s is damaged and is being mended", files[0]))
-	default:
+	case err == nil && !damaged:
 		e.log.Debug("natsbus: what a read didn't find has gone, and the files are whole", "stream", stream)
+	}
+}
+
+// lookAgain lies between two looks at a file.
+const lookAgain = 100 * time.Millisecond
+
+// lookAt looks at a file, while the server runs, and has the store mended if it is damaged. It looks twice: what the server
+// was just writing the first time is whole then.
+func (e *embedded) lookAt(ctx context.Context, path string) (damaged bool, err error) {
+	for look := range 2 {
+		if look > 0 && !sleep(ctx, lookAgain) {
+			return false, ctx.Err()
+		}
+		c := check{torn: true}
+		found, err := c.file(path)
+		if err != nil || len(found) == 0 {
+			return false, err
+		}
+	}
+	e.mu.Lock()
+	e.doubtful = append(e.doubtful, path)
+	e.mu.Unlock()
+	e.broken(path + " is damaged and is being mended")
+	return true, nil
+}
+
+// scrub looks at all files in turn, spread over the time that a round takes: damage of what nobody reads is found, and that of
+// messages that a reader has been led past.
+func (e *embedded) scrub(round time.Duration) {
+	ctx, cancel := e.untilStopped()
+	defer cancel()
+	said := ""
+	for {
+		files, err := filepath.Glob(filepath.Join(e.streamsDir(), "*", "msgs", "*.blk"))
+		pause := round / time.Duration(max(1, len(files)))
+		for i := range max(1, len(files)) {
+			if !sleep(ctx, pause) {
+				return
+			}
+			if i < len(files) && e.failure() == nil {
+				_, err = e.lookAt(ctx, files[i])
+			}
+			if err != nil && err.Error() != said && ctx.Err() == nil {
+				said = err.Error()
+				e.log.Warn("natsbus: a file of the store can't be looked at", "dir", e.dir, "error", err)
+			}
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -23,8 +24,9 @@ import (
 const (
 	defaultDir = "./data/nats"
 	// maxPayload of the embedded server, and reserve for the headers that NATS adds.
-	maxPayload = 1 << 20
-	reserve    = 4 << 10
+	maxPayload   = 1 << 20
+	reserve      = 4 << 10
+	defaultScrub = 24 * time.Hour
 	// pollEvery is how often a server that others use, too, is asked for its streams.
 	pollEvery = 600 * time.Millisecond
 )
@@ -125,6 +127,9 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 	}
 	if b.server != nil {
 		e.watch(b.interrupt, b.renew, b.tellDamage)
+		if round := cmp.Or(e.cfg.Scrub, defaultScrub); round > 0 {
+			e.background.Go(func() { e.scrub(round) })
+		}
 	} else {
 		if err := b.await(ctx); err != nil {
 			return nil, errors.Join(err, b.Close())

@@ -47,9 +47,9 @@ func (b *backend) Read(ctx context.Context, s driver.Stream, q driver.Query) (dr
 			return driver.Batch{}, err
 		}
 		if damaged {
-			through := batch.Through
-			if batch, err = b.readHoles(ctx, s, q); err == nil {
-				b.server.suspect(s.Config.Name, q.After, through) // which has reads wait for a while
+			if batch, err = b.readHoles(ctx, s, q); err == nil && len(batch.Holes) > 0 {
+				// Which has reads wait for a while.
+				b.server.suspect(s.Config.Name, batch.Holes[0].After, batch.Holes[len(batch.Holes)-1].Before-1)
 			}
 			return batch, err
 		}
@@ -238,7 +238,10 @@ func (b *backend) lastPerSubject(ctx context.Context, s driver.Stream, q driver.
 	var all []*bus.Message
 	for after := uint64(0); ; {
 		r, err := b.getThrough(ctx, s.Config.Name, getRequest{Seq: after + 1, Last: []string{q.Pattern}, UpTo: q.UpTo}, q.UpTo)
-		if errors.Is(err, errTooMany) {
+		if errors.Is(err, errUnread) && b.server != nil {
+			b.server.suspect(s.Config.Name, max(after, r.last()), q.UpTo)
+		}
+		if errors.Is(err, errTooMany) || errors.Is(err, errUnread) {
 			return b.lastByReading(ctx, s, q)
 		}
 		if err != nil {

@@ -150,7 +150,7 @@ func (b *backend) scan(key scanKey, n, bytes, pages int) {
 	x.mu.Unlock()
 	inbox := b.rc.NewInbox()
 	s := &scan{
-		b: b, stream: key.stream, inbox: inbox, name: "jitney-scan-" + strings.NewReplacer("_INBOX.", "", ".", "-").Replace(inbox),
+		b: b, stream: key.stream, inbox: inbox, name: readerName("scan", inbox),
 		opened: make(chan struct{}), pages: make(chan *getResult, scanAhead), coming: 1,
 	}
 	go s.open(key, n, bytes, pages)
@@ -170,15 +170,7 @@ func (s *scan) open(key scanKey, n, bytes, pages int) {
 		err = s.sub.SetPendingLimits(-1, -1) // what is on its way is bounded
 	}
 	if err == nil {
-		config := map[string]any{
-			"name": s.name, "deliver_policy": "by_start_sequence", "opt_start_seq": key.from, "ack_policy": "none",
-			"replay_policy": "instant", "inactive_threshold": inactive, "num_replicas": 1, "mem_storage": true,
-		}
-		if key.pattern != ">" { // which the server takes for more than the stream has
-			config["filter_subject"] = key.pattern
-		}
-		request := map[string]any{"stream_name": key.stream, "config": config}
-		err = s.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+key.stream+"."+s.name, request, nil)
+		err = s.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+key.stream+"."+s.name, readerOf(key.stream, s.name, key.pattern, key.from), nil)
 	}
 	if err == nil {
 		err = s.ask(n, bytes, pages*n)
@@ -187,6 +179,23 @@ func (s *scan) open(key scanKey, n, bytes, pages int) {
 		s.b.log.Debug("natsbus: a long read goes on without a consumer", "stream", key.stream, "error", err)
 		s.pages <- nil
 	}
+}
+
+// readerName makes the name of a consumer of an inbox, which is nobody else's.
+func readerName(kind, inbox string) string {
+	return "jitney-" + kind + "-" + strings.NewReplacer("_INBOX.", "", ".", "-").Replace(inbox)
+}
+
+// readerOf asks for a consumer that reads from a sequence on.
+func readerOf(stream, name, pattern string, from uint64) map[string]any {
+	config := map[string]any{
+		"name": name, "deliver_policy": "by_start_sequence", "opt_start_seq": from, "ack_policy": "none",
+		"replay_policy": "instant", "inactive_threshold": inactive, "num_replicas": 1, "mem_storage": true,
+	}
+	if pattern != ">" { // which the server takes for more than the stream has
+		config["filter_subject"] = pattern
+	}
+	return map[string]any{"stream_name": stream, "config": config}
 }
 
 // ask asks for pages, as many as may be on their way and as it takes to hold what is pending.

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/driver"
@@ -34,6 +35,7 @@ var grammar = []struct {
 	of     []kind
 }{
 	{"sync", false, []kind{alone, member}},
+	{"scrub", false, []kind{alone}},
 	{"listen", false, []kind{alone, member, leaf}},
 	{"leaf-listen", false, []kind{alone, member}},
 	{"token", true, []kind{alone, member, leaf, client}},
@@ -141,11 +143,12 @@ func parseEmbedded(u *url.URL) (c Config, err error) {
 	if c.Dir == "" {
 		c.Dir = u.Path
 	}
-	var errs [4]error
+	var errs [5]error
 	c.Token, errs[0] = p.secret("token")
 	c.Sync, errs[1] = parseSync(v["sync"])
 	c.TLS, errs[2] = p.tls()
 	c.PlainText, errs[3] = p.off("tls")
+	c.Scrub, errs[4] = parseScrub(v["scrub"])
 	if err := errors.Join(errs[:]...); err != nil {
 		return c, err
 	}
@@ -323,4 +326,19 @@ func checkAddrs(name string, addrs []string) error {
 		}
 	}
 	return nil
+}
+
+// parseScrub reads how often files are checked.
+func parseScrub(text string) (time.Duration, error) {
+	switch text {
+	case "":
+		return 0, nil
+	case "off":
+		return -1, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, fmt.Errorf("parameter %q is %q: want off, or how long a round takes in which all files are checked, such as 24h", "scrub", text)
+	}
+	return d, nil
 }
