@@ -42,7 +42,7 @@ type Bus struct {
 	ensure  chan struct{} // holds one token: one EnsureStreams at a time
 
 	mu        sync.Mutex
-	subs      map[*subscription]struct{}
+	subs      set[*subscription]
 	feeds     map[string]*feed
 	listeners map[listenKey]*listener
 	groups    map[groupKey]*group
@@ -78,7 +78,6 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 		traces:    cfg.Propagator,
 		metrics:   cfg.Metrics,
 		ensure:    make(chan struct{}, 1),
-		subs:      map[*subscription]struct{}{},
 		feeds:     map[string]*feed{},
 		listeners: map[listenKey]*listener{},
 		groups:    map[groupKey]*group{},

@@ -129,10 +129,7 @@ func (b *Bus) drain(ctx context.Context) []*subscription {
 	for name, f := range b.feeds {
 		feeds[name] = f
 	}
-	subs := make([]*subscription, 0, len(b.subs))
-	for s := range b.subs {
-		subs = append(subs, s)
-	}
+	subs := slices.Clone(b.subs.all)
 	b.mu.Unlock()
 	for _, f := range feeds {
 		if f.wait(ctx) != nil {
@@ -185,7 +182,7 @@ func (s *subscription) drain() {
 func (b *Bus) endSubscriptions(ctx context.Context, subs []*subscription) []string {
 	for _, s := range subs {
 		select {
-		case <-s.done:
+		case <-s.done.channel():
 		case <-ctx.Done():
 		}
 	}
@@ -195,7 +192,7 @@ func (b *Bus) endSubscriptions(ctx context.Context, subs []*subscription) []stri
 		known[s] = true
 	}
 	b.mu.Lock()
-	for s := range b.subs {
+	for _, s := range b.subs.all {
 		if !known[s] {
 			subs = append(subs, s)
 		}
@@ -211,15 +208,13 @@ func (b *Bus) endSubscriptions(ctx context.Context, subs []*subscription) []stri
 	for _, s := range subs {
 		if !expired {
 			select {
-			case <-s.done:
+			case <-s.done.channel():
 				continue
 			case <-grace.C:
 				expired = true
 			}
 		}
-		select {
-		case <-s.done:
-		default:
+		if !s.done.fired() {
 			running = append(running, fmt.Sprintf("%q", s.pattern))
 		}
 	}

@@ -8,6 +8,9 @@ import (
 // maxTurns is after how many subscriptions a goroutine of a crew makes room for a new one.
 const maxTurns = 1000
 
+// leastReady is how many subscriptions a crew always has place for.
+const leastReady = 64
+
 // crew hands over what is ready, with as few goroutines as it takes. Nobody can see whether a handler blocks; but
 // whoever calls one leaves a spare goroutine to be run, if anything else is ready. The spare begins when a
 // processor is free, which is when a handler blocks; while handlers return quickly, a few goroutines do everything.
@@ -26,11 +29,11 @@ func (c *crew) add(ready ...*subscription) {
 	if len(ready) == 0 {
 		return
 	}
-	c.mu.Lock()
+	lockSoon(&c.mu)
 	defer c.mu.Unlock()
 	for _, s := range ready {
 		if c.len == len(c.ready) {
-			grown := make([]*subscription, max(16, 2*c.len))
+			grown := make([]*subscription, max(leastReady, 2*c.len))
 			n := copy(grown, c.ready[c.first:])
 			copy(grown[n:], c.ready[:c.first])
 			c.ready, c.first = grown, 0
@@ -50,7 +53,7 @@ func (c *crew) spareLocked() {
 
 // work is one goroutine of the crew.
 func (c *crew) work() {
-	c.mu.Lock()
+	lockSoon(&c.mu)
 	c.spare = false
 	c.mu.Unlock()
 	for turn := range maxTurns + 1 {
@@ -65,11 +68,13 @@ func (c *crew) work() {
 // next takes what is ready, unless the spare goroutine is to go on.
 func (c *crew) next(more bool) *subscription {
 	c.takers.Add(1)
-	c.mu.Lock()
+	lockSoon(&c.mu)
 	defer c.mu.Unlock()
 	c.takers.Add(-1)
 	if c.len == 0 {
-		c.ready, c.first = nil, 0 // give the memory of a crowd back
+		if len(c.ready) > leastReady {
+			c.ready, c.first = nil, 0 // give the memory of a crowd back
+		}
 		return nil
 	}
 	var s *subscription

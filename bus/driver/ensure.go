@@ -248,7 +248,7 @@ func (b *Bus) install() (*table, error) {
 	b.mu.Lock()
 	b.table.Store(t)
 	var changed []*subscription
-	for s := range b.subs {
+	for _, s := range b.subs.all {
 		switch {
 		case s.route.equal(t.route(s.pattern)):
 		case b.moving && !s.grouped && s.fills == nil:

@@ -43,7 +43,7 @@ type feed struct {
 	stop     func()
 	epoch    string
 	head     uint64 // everything up to here has been given to the legs
-	legs     map[*leg]struct{}
+	legs     set[*leg]
 	index    Index[*leg]
 	matches  []*leg          // scratch
 	starting []*subscription // scratch
@@ -59,14 +59,14 @@ type feed struct {
 
 // acquire returns the feed of a stream, running, and counts its user until release.
 func (b *Bus) acquireFeed(ctx context.Context, name string) (*feed, error) {
-	b.mu.Lock()
+	lockSoon(&b.mu)
 	f := b.feeds[name]
 	if f == nil && b.over {
 		b.mu.Unlock()
 		return nil, bus.ErrClosed
 	}
 	if f == nil {
-		f = &feed{b: b, name: name, slots: make(chan struct{}, maxReads), legs: map[*leg]struct{}{}, ready: make(chan struct{})}
+		f = &feed{b: b, name: name, slots: make(chan struct{}, maxReads), ready: make(chan struct{})}
 		f.states.Ask = f.askState
 		f.warming.Ask = f.fillRing
 		b.feeds[name] = f
@@ -145,7 +145,7 @@ func (f *feed) start(run int) {
 		}
 		f.mu.Lock()
 		current := f.run == run
-		giveUp := run == 0 || len(f.legs) == 0 || f.b.life.Err() != nil
+		giveUp := run == 0 || len(f.legs.all) == 0 || f.b.life.Err() != nil
 		f.mu.Unlock()
 		if !current {
 			return
@@ -175,11 +175,11 @@ func (f *feed) tryStart(run int) error {
 		return nil
 	}
 	if f.epoch != st.Epoch {
-		for l := range f.legs {
+		for _, l := range f.legs.all {
 			l.rebase(st.Epoch)
 		}
 	} else {
-		for l := range f.legs { // what came between the two tails is read
+		for _, l := range f.legs.all { // what came between the two tails is read
 			l.fallBehind(f.head)
 		}
 	}
@@ -348,7 +348,7 @@ func (f *feed) deliver(run int, entries []Entry) {
 			// Something is missing: each leg asks the store what and whether it matters.
 			f.give()
 			f.ring.reset(e.Prev)
-			for l := range f.legs {
+			for _, l := range f.legs.all {
 				l.fallBehind(f.head)
 			}
 		}

@@ -21,7 +21,7 @@ type leg struct {
 	sub      *subscription
 	feed     *feed     // nil: uncaptured, or a group's
 	listener *listener // nil: captured, or a group's
-	place    int       // among the listener's legs, under its lock
+	place    int       // among the legs of either, under its lock
 	group    *group    // nil: not a member
 	taken    *Delivery // what a member was given last
 
@@ -51,6 +51,8 @@ type leg struct {
 	dropped uint64  // not told yet
 	drainTo uint64  // while draining: captured: the last sequence; uncaptured: how many are left
 }
+
+func (l *leg) spot() *int { return &l.place }
 
 // push queues messages, if the leg takes from its queue. It reports whether the caller is to add the subscription to the crew.
 func (l *leg) push(items ...item) (start bool) {

@@ -25,7 +25,7 @@ type listener struct {
 	stopped sync.Once
 
 	mu       sync.Mutex // before any subscription's
-	legs     []*leg
+	legs     set[*leg]
 	starting []*subscription // scratch
 	items    []item          // scratch
 	early    []item          // what came for a group whose leg isn't there yet: nobody else is given it
@@ -142,23 +142,11 @@ func (s *subscription) takeUncaptured() []*bus.Message {
 	return taken
 }
 
-// addLocked gives a leg what comes from now on.
-func (n *listener) addLocked(l *leg) {
-	l.place = len(n.legs)
-	n.legs = append(n.legs, l)
-}
-
 // remove gives a leg nothing any more.
 func (n *listener) remove(l *leg) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if l.place >= len(n.legs) || n.legs[l.place] != l {
-		return // it wasn't added
-	}
-	last := len(n.legs) - 1
-	n.legs[l.place], n.legs[last].place = n.legs[last], l.place
-	n.legs[last] = nil
-	n.legs = n.legs[:last]
+	n.legs.remove(l)
 }
 
 // Deliver implements Sink.
@@ -173,10 +161,10 @@ func (n *listener) Deliver(entries ...Entry) {
 		}
 		n.items = append(n.items, item{m: e.Message})
 	}
-	if n.group != "" && len(n.legs) == 0 {
+	if n.group != "" && len(n.legs.all) == 0 {
 		n.early = append(n.early, n.items...)
 	}
-	for _, l := range n.legs {
+	for _, l := range n.legs.all {
 		if l.push(n.items...) {
 			n.starting = append(n.starting, l.sub)
 		}
@@ -192,7 +180,7 @@ func (n *listener) Deliver(entries ...Entry) {
 func (n *listener) Lost() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, l := range n.legs {
+	for _, l := range n.legs.all {
 		l.notice(&bus.SlowError{})
 	}
 }

@@ -133,7 +133,7 @@ func (ls *localShare) Through(ctx context.Context, _ uint64) (bool, error) {
 	inner := ls.inner
 	ls.mu.Unlock()
 	select {
-	case <-inner.done:
+	case <-inner.done.channel():
 		return true, nil
 	case <-ctx.Done():
 		return false, context.Cause(ctx)
@@ -151,7 +151,7 @@ func (ls *localShare) Leave() {
 		rest = inner.takeUncaptured()
 	}
 	inner.end(nil)
-	<-inner.done
+	<-inner.done.channel()
 	ls.mu.Lock()
 	rest, ls.back = append(ls.back, rest...), nil
 	ls.mu.Unlock()

@@ -45,8 +45,8 @@ func (s *subscription) recent(ctx context.Context, f *feed, start *bus.Start) (d
 
 // join tries it. st, if not nil, says what the stream holds; otherwise nobody but this bus changes that.
 func (s *subscription) join(ctx context.Context, f *feed, start *bus.Start, st *State) (bool, error) {
-	cfg := *f.config.Load()
-	last := s.b.ackedOf(cfg).Load()
+	cfg := f.config.Load()
+	last := s.b.ackedOf(*cfg).Load()
 	if st != nil {
 		last = max(last, st.Last)
 	}
@@ -58,8 +58,9 @@ func (s *subscription) join(ctx context.Context, f *feed, start *bus.Start, st *
 			return false, ctx.Err()
 		}
 	}
-	l := &leg{sub: s, feed: f, epoch: cfg.Epoch, readAt: clock(), fresh: true}
-	f.mu.Lock() // for as short as can be: many may join at once
+	l := s.newLeg()
+	l.feed, l.epoch, l.readAt, l.fresh = f, cfg.Epoch, clock(), true
+	lockSoon(&f.mu) // for as short as can be: many may join at once
 	defer f.mu.Unlock()
 	if f.epoch != cfg.Epoch || f.config.Load().Epoch != cfg.Epoch || st != nil && st.Epoch != cfg.Epoch || f.head < last {
 		return false, nil
@@ -80,7 +81,7 @@ func (s *subscription) join(ctx context.Context, f *feed, start *bus.Start, st *
 		return false, errEnded
 	}
 	s.legs = append(s.legs, l)
-	f.legs[l] = struct{}{}
+	f.legs.add(l)
 	f.index.Add(s.pattern, l)
 	return true, nil
 }

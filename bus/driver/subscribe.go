@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"time"
 
@@ -52,8 +53,9 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	}
 	inside := !counted || b.inside(ctx)
 	caller := ctx
-	ctx, cancel := b.bounded(caller)
-	defer cancel()
+	bounded := &boundedContext{Context: caller, end: b.endOf(caller)}
+	defer bounded.over()
+	ctx = bounded
 	for attempt := 0; ; attempt++ {
 		s, err := b.attach(ctx, pattern, handler, &o, nil)
 		if err == nil {
@@ -96,7 +98,6 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	s := &subscription{
 		b: b, pattern: pattern, handler: handler, hook: o.ErrorHook, route: r,
 		maxMsgs: o.MaxMsgs, maxBytes: o.MaxBytes, attempts: attempts(o), waits: o.Waits, grouped: o.Grouped, fills: fills,
-		done: make(chan struct{}), caughtUp: make(chan struct{}),
 	}
 	if s.maxMsgs == 0 {
 		s.maxMsgs = defaultMaxMsgs
@@ -111,18 +112,19 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	if parent == nil {
 		parent = context.Background()
 	}
-	s.ctx, s.cancel = context.WithCancel(context.WithValue(parent, insideKey{b}, s))
+	s.legs, s.parent = s.oneLeg[:0], handlerContext{parent, s}
+	s.ctx, s.cancel = context.WithCancel(&s.parent)
 	if b.gate != nil && !o.Grouped { // a group's inner subscription waits for the gate
 		s.ready, s.leaveFn = b.gate(pattern, s.release)
 	}
 
-	b.mu.Lock()
+	lockSoon(&b.mu)
 	if b.table.Load() != t && !b.table.Load().route(pattern).equal(r) {
 		b.mu.Unlock()
 		s.end(bus.ErrStreamChanged)
 		return nil, bus.ErrStreamChanged
 	}
-	b.subs[s] = struct{}{}
+	b.subs.add(s)
 	b.mu.Unlock()
 
 	var err error
@@ -131,8 +133,8 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	} else {
 		err = s.connect(ctx, r, &o.Start)
 	}
-	if err == nil && o.Until != nil {
-		stop := context.AfterFunc(o.Until, func() { s.end(context.Cause(o.Until)) })
+	if until := o.Until; err == nil && until != nil {
+		stop := context.AfterFunc(until, func() { s.end(context.Cause(until)) })
 		s.mu.Lock()
 		s.until = stop
 		ended := s.ended
@@ -207,7 +209,8 @@ func (s *subscription) connectUncaptured(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l := &leg{sub: s, listener: n}
+	l := s.newLeg()
+	l.listener = n
 	if !s.add(l) {
 		s.b.releaseListener(n)
 		return errEnded
@@ -219,7 +222,7 @@ func (s *subscription) connectUncaptured(ctx context.Context) error {
 		s.mu.Unlock()
 		return errEnded
 	}
-	n.addLocked(l)
+	n.legs.add(l)
 	s.mu.Unlock()
 	if l.push(n.early...) {
 		s.b.crew.add(s)
@@ -304,7 +307,7 @@ func (s *subscription) connectStream(ctx context.Context, name string, start *bu
 	if f.epoch != l.epoch {
 		return ErrEpoch // it has changed since; the caller ends s and tries again
 	}
-	f.legs[l] = struct{}{}
+	f.legs.add(l)
 	f.index.Add(s.pattern, l)
 	if l.state == live && f.head > l.from {
 		// What the feed has given to others meanwhile must be read.
@@ -396,16 +399,17 @@ func (s *subscription) awaitReplay(ctx context.Context, atOnce bool) error {
 	if atOnce {
 		return nil
 	}
-	select {
-	case <-s.caughtUp:
+	if !s.caughtUp.fired() {
+		runtime.Gosched() // a short replay is through by then, which is cheaper than to be woken
+	}
+	if s.caughtUp.fired() {
 		return nil
-	default:
 	}
 	var err error
 	select {
-	case <-s.caughtUp:
+	case <-s.caughtUp.channel():
 		return nil
-	case <-s.done:
+	case <-s.done.channel():
 		return s.Err() // nil when the handler itself has unsubscribed
 	case <-ctx.Done():
 		err = s.lateBecause(context.Cause(ctx))

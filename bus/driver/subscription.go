@@ -35,15 +35,23 @@ type subscription struct {
 	waits    []time.Duration
 	maxMsgs  int
 	maxBytes int
+	parent   handlerContext
 	ctx      context.Context // of the handler
 	cancel   context.CancelFunc
 	ready    func() // tells the gate; nil without one
 	leaveFn  func()
 	until    func() bool // stops watching the context given as Until
 
-	done     chan struct{}
-	caughtUp chan struct{}
+	done     signal
+	caughtUp signal
 	dropped  atomic.Uint64
+
+	place int // among those of the bus, under b.mu
+
+	// What most need is made with them.
+	one     leg
+	oneUsed atomic.Bool
+	oneLeg  [1]*leg // what legs begins with
 
 	mu       sync.Mutex
 	legs     []*leg
@@ -51,7 +59,6 @@ type subscription struct {
 	running  bool // the crew has it
 	waiting  bool // the gate knows that something waits
 	whole    bool // all legs are there; a gate may have the goroutine run before
-	caught   bool // caughtUp is closed
 	standing bool // Subscribe has returned it
 	counted  bool // in the metrics
 	ended    bool
@@ -64,6 +71,31 @@ type subscription struct {
 	// without the lock. Whoever else needs them settles before: what isn't claimed by then isn't lent any more.
 	lender *leg
 	hand   *hand // nil while the crew hasn't s
+}
+
+func (s *subscription) spot() *int { return &s.place }
+
+// handlerContext is what the handler's context comes from: Until, or none, and whose it is.
+type handlerContext struct {
+	context.Context
+	s *subscription
+}
+
+func (c *handlerContext) Value(key any) any {
+	if inside, ok := key.(insideKey); ok && inside.Bus == c.s.b {
+		return c.s
+	}
+	return c.Context.Value(key)
+}
+
+// newLeg returns one that isn't a part of s yet.
+func (s *subscription) newLeg() *leg {
+	l := &s.one
+	if s.oneUsed.Swap(true) {
+		l = new(leg)
+	}
+	l.sub = s
+	return l
 }
 
 // startLocked has the crew hand over, if it doesn't already.
@@ -138,7 +170,7 @@ func (s *subscription) step() bool {
 		s.over = true
 		s.restLocked()
 		s.mu.Unlock()
-		close(s.done)
+		s.done.fire()
 		return false
 	}
 	s.markCaughtUpLocked()
@@ -187,13 +219,20 @@ func (s *subscription) restLocked() {
 	s.running = false
 	if s.hand != nil {
 		clear(s.hand.items[:])
+		s.hand.batch = nil
 		hands.Put(s.hand)
 		s.hand = nil
 	}
 }
 
-// hand is what the runner is lent. It isn't a part of the subscription, whose memory publishers write to.
+// maxLoan is how many messages are lent at once.
+const maxLoan = 64
+
+// hand is what the runner is lent: messages that were read, or those of a queue. It isn't a part of the subscription, whose
+// memory publishers write to.
 type hand struct {
+	batch   []*bus.Message // nil: they are items
+	readAt  time.Duration
 	items   [blockLen]item
 	n       int
 	claimed atomic.Int32
@@ -201,20 +240,25 @@ type hand struct {
 
 var hands = sync.Pool{New: func() any { return new(hand) }}
 
+// at returns what is lent in a place.
+func (h *hand) at(i int) item {
+	if h.batch != nil {
+		return item{m: h.batch[i], at: h.readAt}
+	}
+	return h.items[i]
+}
+
 // lendLocked lends the first messages of a leg's batch or queue, if there are several and the store needn't be asked.
 func (s *subscription) lendLocked(l *leg) *hand {
 	if l.group != nil || len(l.holes) > 0 || s.draining {
 		return nil
 	}
-	if n := min(len(l.batch), blockLen); n > 0 {
+	if n := min(len(l.batch), maxLoan); n > 0 {
 		if n == 1 || !l.fresh && s.stale(l, item{m: l.batch[0], at: l.readAt}) {
 			return nil
 		}
 		h := s.handLocked(l)
-		h.n = n
-		for i, m := range l.batch[:n] {
-			h.items[i] = item{m: m, at: l.readAt}
-		}
+		h.batch, h.readAt, h.n = l.batch[:n], l.readAt, n
 		h.claimed.Store(0)
 		return h
 	}
@@ -229,7 +273,7 @@ func (s *subscription) lendLocked(l *leg) *hand {
 		return nil
 	}
 	h := s.handLocked(l)
-	h.n = l.queue.copyTo(h.items[:min(most, blockLen)])
+	h.batch, h.n = nil, l.queue.copyTo(h.items[:min(most, blockLen)])
 	h.claimed.Store(0)
 	return h
 }
@@ -244,12 +288,52 @@ func (s *subscription) handLocked(lender *leg) *hand {
 
 // handOver calls the handler with what was lent, until it isn't any more.
 func (s *subscription) handOver(l *leg, h *hand) {
-	for i := range h.n {
-		if l.feed != nil && i > 0 && s.stale(l, h.items[i]) || !h.claimed.CompareAndSwap(int32(i), int32(i+1)) {
+	for i := 0; i < h.n; {
+		var more bool
+		if i, more = s.handOverFrom(l, h, i); !more {
 			return
 		}
-		s.call(h.items[i].m)
 	}
+}
+
+// handOverFrom does it from a place on, up to one where the handler panics, and returns the next place.
+func (s *subscription) handOverFrom(l *leg, h *hand, i int) (next int, more bool) {
+	if s.b.metrics != nil || s.b.traces != nil {
+		it, ok := s.claim(l, h, i)
+		if ok {
+			s.call(it.m)
+		}
+		return i + 1, ok
+	}
+	var m *bus.Message // that the handler has
+	defer func() {
+		if m != nil {
+			s.reportEnd(m, recover())
+			next, more = i+1, true
+		}
+	}()
+	for ; i < h.n; i++ {
+		it, ok := s.claim(l, h, i)
+		if !ok {
+			return i, false
+		}
+		m = it.m
+		err := s.handler(s.ctx, m)
+		m = nil
+		if err != nil {
+			s.report(bus.Problem{Err: err, Subject: it.m.Subject, Cursor: it.m.Cursor})
+		}
+	}
+	return i, true
+}
+
+// claim takes what is lent in a place, unless it isn't any more, or the store must be asked about it.
+func (s *subscription) claim(l *leg, h *hand, i int) (it item, ok bool) {
+	it = h.at(i)
+	if l.feed != nil && i > 0 && s.stale(l, it) || !h.claimed.CompareAndSwap(int32(i), int32(i+1)) {
+		return item{}, false
+	}
+	return it, true
 }
 
 // settleLocked ends a loan: what was claimed is taken from the batch or the queue.
@@ -263,7 +347,7 @@ func (s *subscription) settleLocked() {
 	if n == 0 {
 		return
 	}
-	s.handedLocked(s.hand.items[n-1].m)
+	s.handedLocked(s.hand.at(n - 1).m)
 	if len(l.batch) > 0 { // only the runner, who has what is lent, makes a batch
 		l.shortenLocked(n)
 		return
@@ -293,11 +377,10 @@ func (s *subscription) noticesLocked() []error {
 }
 
 func (s *subscription) markCaughtUpLocked() {
-	if s.caught || !s.whole || slices.ContainsFunc(s.legs, func(l *leg) bool { return !l.caughtUpLocked() }) {
+	if s.caughtUp.fired() || !s.whole || slices.ContainsFunc(s.legs, func(l *leg) bool { return !l.caughtUpLocked() }) {
 		return
 	}
-	s.caught = true
-	close(s.caughtUp)
+	s.caughtUp.fire()
 }
 
 // nextLocked takes the next message of a leg, or the news of a hole before it.
@@ -355,14 +438,9 @@ func (s *subscription) call(m *bus.Message) (failure error) {
 	}
 	returned := false
 	defer func() {
-		if r := recover(); r != nil {
-			failure = fmt.Errorf("%w: %v", bus.ErrPanic, r)
-		} else if !returned {
-			failure = errGoexit
-		} else {
-			return
+		if !returned {
+			failure = s.reportEnd(m, recover())
 		}
-		s.report(bus.Problem{Err: failure, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
 	}()
 	ctx := s.ctx
 	if s.b.traces != nil && m.Header != nil {
@@ -373,6 +451,16 @@ func (s *subscription) call(m *bus.Message) (failure error) {
 	if failure != nil {
 		s.report(bus.Problem{Err: failure, Subject: m.Subject, Cursor: m.Cursor})
 	}
+	return failure
+}
+
+// reportEnd tells that a handler hasn't returned, but panicked, or ended its goroutine (nothing was recovered).
+func (s *subscription) reportEnd(m *bus.Message, recovered any) error {
+	failure := errGoexit
+	if recovered != nil {
+		failure = fmt.Errorf("%w: %v", bus.ErrPanic, recovered)
+	}
+	s.report(bus.Problem{Err: failure, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
 	return failure
 }
 
@@ -433,7 +521,7 @@ func (s *subscription) end(reason error) {
 		s.leaveFn()
 	}
 	s.b.mu.Lock()
-	delete(s.b.subs, s)
+	s.b.subs.remove(s)
 	s.b.mu.Unlock()
 	if s.fills != nil && errors.Is(reason, bus.ErrStreamChanged) {
 		go s.fills.end(reason)
@@ -443,7 +531,7 @@ func (s *subscription) end(reason error) {
 			l.group.leave(l, back)
 		} else if f := l.feed; f != nil {
 			f.mu.Lock()
-			delete(f.legs, l)
+			f.legs.remove(l)
 			f.index.Remove(s.pattern, l)
 			f.mu.Unlock()
 			s.b.releaseFeed(f)
@@ -460,11 +548,9 @@ func (s *subscription) Unsubscribe(ctx context.Context) error {
 	if s.b.inside(ctx) {
 		return nil
 	}
-	select {
-	case <-s.done:
-	default:
+	if !s.done.fired() {
 		select {
-		case <-s.done:
+		case <-s.done.channel():
 		case <-ctx.Done():
 			return fmt.Errorf("bus: unsubscribe %q: the handler is still running: %w", s.pattern, ctx.Err())
 		}
@@ -483,10 +569,10 @@ func (s *subscription) groupOf() *group {
 }
 
 // CaughtUp implements bus.Subscription.
-func (s *subscription) CaughtUp() <-chan struct{} { return s.caughtUp }
+func (s *subscription) CaughtUp() <-chan struct{} { return s.caughtUp.channel() }
 
 // Done implements bus.Subscription.
-func (s *subscription) Done() <-chan struct{} { return s.done }
+func (s *subscription) Done() <-chan struct{} { return s.done.channel() }
 
 // Err implements bus.Subscription.
 func (s *subscription) Err() error {

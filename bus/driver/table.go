@@ -11,12 +11,14 @@ import (
 type table struct {
 	streams  map[string]Stream
 	subjects Index[*Stream]
+	routes   map[string]route // of what one stream captures, by its name
 }
 
 func newTable(streams []Stream) *table {
-	t := &table{streams: make(map[string]Stream, len(streams))}
+	t := &table{streams: make(map[string]Stream, len(streams)), routes: make(map[string]route, len(streams))}
 	for _, s := range streams {
 		t.streams[s.Config.Name] = s
+		t.routes[s.Config.Name] = route{streams: []string{s.Config.Name}, captured: true}
 		for _, subject := range s.Config.Subjects {
 			t.subjects.Add(subject, &s)
 		}
@@ -36,13 +38,20 @@ func (t *table) captures(subject string) (Stream, bool) {
 	return Stream{}, false
 }
 
-// route is how a pattern's messages arrive.
+// route is how a pattern's messages arrive. It isn't modified.
 type route struct {
 	streams  []string // those that it touches, sorted
 	captured bool     // one stream captures every subject that it can match
 }
 
 func (t *table) route(pattern string) route {
+	if !strings.ContainsAny(pattern, "*>") {
+		s, captured := t.captures(pattern)
+		if !captured {
+			return route{}
+		}
+		return t.routes[s.Config.Name]
+	}
 	var r route
 	for name, s := range t.streams {
 		touches := false
