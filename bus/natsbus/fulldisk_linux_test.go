@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -132,4 +134,79 @@ func TestWriteProtected_isSaidAndHealsWhenFilesCanBeWritten(t *testing.T) {
 	require.NoError(t, b.Close(t.Context()))
 	_, err = os.Stat(filepath.Join(d.store(), "damaged"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// A file system that meets an error and can't trust its disk any more turns read-only under the program, as ext4 does with
+// errors=remount-ro. That doesn't heal: it takes a check of the disk and a start.
+func TestReadOnly_underARunningProgramIsSaidAndLosesNothing(t *testing.T) {
+	for _, level := range []string{"always", "100ms"} {
+		t.Run(level, func(t *testing.T) {
+			memory := smallDisk(t, diskSize+8<<20)
+			image := filepath.Join(memory, "disk")
+			require.NoError(t, os.WriteFile(image, nil, 0o600))
+			require.NoError(t, os.Truncate(image, diskSize))
+			run(t, "mkfs.ext4", "-q", "-F", "-e", "remount-ro", image)
+			dir := t.TempDir()
+			run(t, "mount", "-o", "loop", image, dir)
+			mounted := true
+			t.Cleanup(func() {
+				if mounted {
+					run(t, "umount", dir)
+				}
+			})
+			store := filepath.Join(dir, "store")
+			b, err := bus.Open(t.Context(), "nats:"+store+"?sync="+level)
+			require.NoError(t, err)
+			closed := false
+			defer func() {
+				if !closed {
+					_ = b.Close(context.Background()) // the test has failed
+				}
+			}()
+			require.NoError(t, b.EnsureStreams(t.Context(), task))
+			var p acknowledged
+			for range 10 {
+				require.NoError(t, p.publish(t, b, "task"))
+			}
+			if level != "always" {
+				run(t, "sync", "-f", dir)
+			}
+			synced := p
+			require.NoError(t, os.WriteFile(filepath.Join("/sys/fs/ext4", loopOf(t, image), "trigger_fs_error"), []byte("1"), 0))
+			refused := p.untilRefused(t, b, "task")
+			require.ErrorIs(t, refused, bus.ErrUnavailable)
+			eventually(t, func() bool { return !healthy(b)() }, "Health")
+			health := b.(bus.HealthChecker).Health(t.Context())
+			require.ErrorContains(t, health, "the store in "+store+" can't be written to")
+			require.ErrorContains(t, health, "read-only file system")
+			require.ErrorIs(t, soon(t, func() error { return p.publish(t, b, "task") }), bus.ErrUnavailable)
+			require.ErrorIs(t, soon(t, func() error { return b.EnsureStreams(t.Context(), task) }), bus.ErrUnavailable)
+			require.ErrorContains(t, soon(t, func() error { return b.Close(context.Background()) }), "read-only file system")
+			closed = true
+
+			run(t, "umount", dir)
+			mounted = false
+			check := exec.Command("fsck.ext4", "-p", image)
+			if out, err := check.CombinedOutput(); err != nil {
+				require.LessOrEqual(t, check.ProcessState.ExitCode(), 1, "%s", out) // 1: it has mended something
+			}
+			again, err := bus.Open(t.Context(), "nats:"+filepath.Join(mountImage(t, image), "store"))
+			require.NoError(t, err)
+			defer again.Close(context.Background())
+			if level == "always" {
+				p.requireHeld(t, again, "task")
+			} else {
+				synced.requireHeld(t, again, "task")
+			}
+			require.NoError(t, again.Publish(t.Context(), "task", []byte("-1 again")))
+		})
+	}
+}
+
+// loopOf returns the name of the loop device of a file.
+func loopOf(t *testing.T, file string) string {
+	t.Helper()
+	out, err := exec.Command("losetup", "-j", file, "-n", "-O", "NAME").Output()
+	require.NoError(t, err)
+	return filepath.Base(strings.TrimSpace(string(out)))
 }
