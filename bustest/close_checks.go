@@ -93,6 +93,12 @@ func afterClose(c *C) {
 	if l, ok := b.(bus.HealthChecker); ok {
 		calls["Health"] = func(ctx context.Context, _ string) error { return l.Health(ctx) }
 	}
+	if a, ok := b.(bus.Appender); ok {
+		calls["Append"] = func(ctx context.Context, subject string) error {
+			_, err := a.Append(ctx, c.stream("S"), bus.Cursor{}, &bus.Message{Subject: subject})
+			return err
+		}
+	}
 	for name, call := range calls {
 		for how, args := range map[string]struct {
 			ctx     context.Context

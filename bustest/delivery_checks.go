@@ -229,6 +229,26 @@ func doneContext(c *C) {
 		if err := b.Publish(c.ctx, c.subject("s"), nil, bus.ExpectNone()); !errors.Is(err, bus.ErrNoStream) {
 			c.Errorf("the refused stream was created: want ErrNoStream, have %v", err)
 		}
+		c.ensure(b, bus.StreamConfig{Name: c.stream("STAYS"), Subjects: []string{c.subject("stays")}})
+	}
+	optional := map[string]func() error{}
+	if l, ok := b.(bus.StreamLister); ok && c.h.claims(Streams) {
+		optional["Streams"] = func() error { _, err := l.Streams(ctx); return err }
+	}
+	if r, ok := b.(bus.Remover); ok && c.h.claims(Streams) {
+		optional["RemoveStream"] = func() error { return r.RemoveStream(ctx, c.stream("STAYS")) }
+		optional["RemoveGroup"] = func() error { return r.RemoveGroup(ctx, c.group("none")) }
+	}
+	if l, ok := b.(bus.HealthChecker); ok {
+		optional["Health"] = func() error { return l.Health(ctx) }
+	}
+	for name, call := range optional {
+		if err := call(); !errors.Is(err, context.Canceled) && !errors.Is(err, bus.ErrUnsupported) {
+			c.Errorf("%s: want context.Canceled, have %v", name, err)
+		}
+	}
+	if c.h.claims(Streams) {
+		c.publish(b, c.subject("stays"), "the stream is there", bus.ExpectNone())
 	}
 	c.publish(b, c.subject("a"), "end")
 	c.awaitText(h, "end")

@@ -252,7 +252,7 @@ func frozenDeadline(c *C) {
 	e, s := c.serve()
 	b := c.open(e)
 	stream := bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a.>")}, Duplicates: 10 * time.Minute}
-	c.ensure(b, stream)
+	c.ensure(b, stream, bus.StreamConfig{Name: c.stream("REMOVED"), Subjects: []string{c.subject("removed")}})
 	h := c.subscribe(b, c.subject("a.>"))
 	c.publish(b, c.subject("a.x"), "before")
 	c.awaitText(h, "before")
@@ -287,6 +287,10 @@ func frozenDeadline(c *C) {
 	}
 	if l, ok := b.(bus.HealthChecker); ok {
 		calls["Health"] = l.Health
+	}
+	if r, ok := b.(bus.Remover); ok {
+		calls["RemoveStream"] = func(ctx context.Context) error { return r.RemoveStream(ctx, c.stream("REMOVED")) }
+		calls["RemoveGroup"] = func(ctx context.Context) error { return r.RemoveGroup(ctx, c.group("removed")) }
 	}
 	var returned []<-chan struct{}
 	for name, call := range calls {

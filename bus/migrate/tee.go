@@ -238,6 +238,9 @@ func (t *Tee) Health(ctx context.Context) error {
 	if t.closing.Load() {
 		return fmt.Errorf("migrate: tee: health: %w", bus.ErrClosed)
 	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("migrate: tee: health: %w", err)
+	}
 	return nil
 }
 

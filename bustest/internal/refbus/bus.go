@@ -165,6 +165,14 @@ type handlerKey struct{ b *Bus }
 
 func (b *Bus) inHandler(ctx context.Context) bool { return ctx.Value(handlerKey{b}) != nil }
 
+// heeded is a context that a call with a bug ignores.
+func (b *Bus) heeded(ctx context.Context, bug string) context.Context {
+	if b.bug(bug) {
+		return context.WithoutCancel(ctx)
+	}
+	return ctx
+}
+
 // refuse is what every call checks first. b.mu is held. Handlers go on until the end.
 func (b *Bus) refuse(ctx context.Context) error {
 	if b.closed || b.closing && (!b.inHandler(ctx) || b.bug("closeRefusesHandlers")) {
@@ -266,6 +274,7 @@ func (b *Bus) lacks(what string) error {
 
 // Health implements bus.HealthChecker.
 func (b *Bus) Health(ctx context.Context) error {
+	ctx = b.heeded(ctx, "healthHeedsNothing")
 	switch err := b.linked(); {
 	case err != nil && b.bug("healthBlind"):
 		return nil

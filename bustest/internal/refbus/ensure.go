@@ -168,6 +168,7 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 
 // Streams implements bus.StreamLister.
 func (b *Bus) Streams(ctx context.Context) (infos []bus.StreamInfo, err error) {
+	ctx = b.heeded(ctx, "listHeedsNothing")
 	err = b.over(ctx, nil, func() error {
 		infos, err = b.list(ctx)
 		return err

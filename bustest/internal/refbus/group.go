@@ -340,14 +340,19 @@ func (s *subscription) left() {
 
 // RemoveStream implements bus.Remover.
 func (b *Bus) RemoveStream(ctx context.Context, name string) error {
+	ctx = b.heeded(ctx, "removeHeedsNothing")
+	return b.wrap("remove", name, b.over(ctx, nil, func() error { return b.removeStream(ctx, name) }), nil)
+}
+
+func (b *Bus) removeStream(ctx context.Context, name string) error {
 	b.mu.Lock()
 	if err := b.refuse(ctx); err != nil {
 		b.mu.Unlock()
-		return b.wrap("remove", name, err, nil)
+		return err
 	}
 	if b.cfg.NoRemoval {
 		b.mu.Unlock()
-		return b.wrap("remove", name, b.lacks("removal"), nil)
+		return b.lacks("removal")
 	}
 	i := slices.IndexFunc(b.streams, func(st *stream) bool { return st.cfg.Name == name })
 	if i < 0 {
@@ -355,7 +360,7 @@ func (b *Bus) RemoveStream(ctx context.Context, name string) error {
 		if b.bug("removeUnknownOK") {
 			return nil
 		}
-		return b.wrap("remove", name, bus.ErrNoStream, nil)
+		return bus.ErrNoStream
 	}
 	st := b.streams[i]
 	ended := b.members(func(s *subscription) bool {
@@ -373,7 +378,7 @@ func (b *Bus) RemoveStream(ctx context.Context, name string) error {
 	for _, s := range ended {
 		s.change()
 	}
-	return b.wrap("remove", name, err, nil)
+	return err
 }
 
 // forgetStream removes a stream and the groups on it.
@@ -390,10 +395,15 @@ func (b *Bus) forgetStream(i int) {
 
 // RemoveGroup implements bus.Remover.
 func (b *Bus) RemoveGroup(ctx context.Context, name string) error {
+	ctx = b.heeded(ctx, "removeGroupHeedsNothing")
+	return b.wrap("remove group", name, b.over(ctx, nil, func() error { return b.removeGroup(ctx, name) }), nil)
+}
+
+func (b *Bus) removeGroup(ctx context.Context, name string) error {
 	b.mu.Lock()
 	if err := b.refuse(ctx); err != nil {
 		b.mu.Unlock()
-		return b.wrap("remove group", name, err, nil)
+		return err
 	}
 	g := b.groups[name]
 	if g == nil {
@@ -413,7 +423,7 @@ func (b *Bus) RemoveGroup(ctx context.Context, name string) error {
 	for _, s := range ended {
 		s.change()
 	}
-	return b.wrap("remove group", name, err, nil)
+	return err
 }
 
 func (b *Bus) members(which func(*subscription) bool) []*subscription {

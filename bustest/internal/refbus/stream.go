@@ -56,6 +56,9 @@ func (b *Bus) append(st *stream, m *bus.Message, o bus.PublishOptions) error {
 		return bus.ErrTooLarge
 	}
 	if known, ok := st.known(b, o.MessageID); ok && o.MessageID != "" && time.Now().Before(known.until) && !b.bug("noDedup") {
+		if b.bug("duplicateAtEnd") {
+			known.cursor = st.cursor(st.seq)
+		}
 		if o.Receipt != nil {
 			*o.Receipt = bus.Receipt{Cursor: known.cursor, Duplicate: !b.bug("untoldDuplicate")}
 		}
