@@ -206,6 +206,17 @@ func resumeGapTold(c *C) {
 	if e.cursor != cursors[29] {
 		c.Errorf("the last message stands at %s, it was stored at %s", e.cursor, cursors[29])
 	}
+	// When nothing is left at all.
+	c.ensure(b, bus.StreamConfig{Name: c.stream("NONE"), Subjects: []string{c.subject("none")}})
+	text := strings.Repeat(" ", 1<<10)
+	gone := []bus.Cursor{c.store(b, c.subject("none"), text), c.store(b, c.subject("none"), text)}
+	c.ensure(b, bus.StreamConfig{Name: c.stream("NONE"), Subjects: []string{c.subject("none")}, MaxBytes: int64(len(text)) / 2})
+	none := c.subscribe(b, c.subject("none"), bus.After(gone[0]))
+	none.name = "none, after message 1 of 2, of which none is left"
+	gone = append(gone, c.store(b, c.subject("none"), "new"))
+	c.awaitText(none, "new")
+	c.judge(none, exactly("new"), accountedFor(gone[1:]))
+
 	whole := c.subscribe(b, c.subject("a"), bus.After(cursors[19]))
 	whole.name = "a, after message 20 of 30, behind which nothing is gone"
 	c.judge(whole, exactly(sequence("p", 21, 30)...))

@@ -3,6 +3,7 @@ package bustest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"strconv"
 	"strings"
@@ -14,7 +15,7 @@ import (
 var handlerChecks = []Check{
 	{
 		Name: "PanicContained", Run: panicContained,
-		Rule:   "a handler that panics or ends its goroutine ends neither the process nor its subscription; the hook is told with subject and stack",
+		Rule:   "a handler that panics or ends its goroutine, live or in a replay, ends neither the process nor its subscription; the hook is told with subject and stack",
 		Origin: "eclipse-paho/paho.golang#106, lileio/pubsub#29: a panic ends the process; bus/driver told nobody of a handler that ended its goroutine",
 	},
 	{
@@ -24,7 +25,7 @@ var handlerChecks = []Check{
 	},
 	{
 		Name: "HookHarmsNobody", Run: hookHarmsNobody,
-		Rule:   "a hook that panics or ends its goroutine harms nobody, and is called again",
+		Rule:   "a hook, of a subscription or of the bus, that panics or ends its goroutine harms nobody, and is called again",
 		Origin: "a hook that ended its goroutine silenced bus/driver",
 	},
 	{
@@ -39,7 +40,7 @@ var handlerChecks = []Check{
 	},
 	{
 		Name: "SubscribeInHandler", Run: subscribeInHandler,
-		Rule:   "subscribing from inside a handler waits for no replay, and the next message is delivered",
+		Rule:   "subscribing from inside a handler waits for no replay, of which CaughtUp tells, and then the next message is delivered",
 		Origin: "opendxl/opendxl-client-python#21: adding a callback in a callback deadlocks",
 	},
 	{
@@ -49,12 +50,12 @@ var handlerChecks = []Check{
 	},
 	{
 		Name: "UnsubscribeInHandler", Run: unsubscribeInHandler,
-		Rule:   "Unsubscribe in a handler never waits, and its handler isn't called again",
+		Rule:   "Unsubscribe in a handler never waits, its handler isn't called again, and Done closes when the running one has returned",
 		Origin: "eclipse-ecal/ecal#1073: destroying a subscriber in a callback deadlocks",
 	},
 	{
 		Name: "CloseInHandler", Run: closeInHandler,
-		Rule:   "Close in a handler never waits, and everything ends",
+		Rule:   "Close in a handler never waits, everything ends, and Done closes when the running one has returned",
 		Origin: "rabbitmq/rabbitmq-dotnet-client#1567, Azure/azure-sdk-for-js#9491: closing in a handler deadlocks",
 	},
 }
@@ -62,100 +63,145 @@ var handlerChecks = []Check{
 func panicContained(c *C) {
 	e := c.env()
 	b := c.open(e)
-	own, none, gone := &history{name: "with a hook"}, &history{name: "without a hook"}, &history{name: "which ends its goroutine"}
-	faulty := func(h *history) bus.Handler {
-		return func(_ context.Context, m *bus.Message) error {
-			h.message(m)
-			switch {
-			case string(m.Data) != numbered("p", 2):
-			case h == gone:
-				runtime.Goexit() // as t.FailNow does
-			default:
-				panic("on purpose")
+	c.pastToo(b, func(subject string, past bool) {
+		own, none, gone := &history{name: "with a hook"}, &history{name: "without a hook"}, &history{name: "which ends its goroutine"}
+		faulty := func(h *history) bus.Handler {
+			return func(_ context.Context, m *bus.Message) error {
+				h.message(m)
+				switch {
+				case string(m.Data) != numbered("p", 2):
+				case h == gone:
+					runtime.Goexit() // as t.FailNow does
+				default:
+					panic("on purpose")
+				}
+				return nil
 			}
-			return nil
 		}
-	}
-	c.subscribeFunc(b, c.subject("a"), faulty(own), bus.OnError(own.hook()))
-	c.subscribeFunc(b, c.subject("a"), faulty(none))
-	c.subscribeFunc(b, c.subject("a"), faulty(gone), bus.OnError(gone.hook()))
-	other := c.subscribe(b, c.subject("a"))
-	want := sequence("p", 1, 4)
-	for _, text := range want {
-		c.publish(b, c.subject("a"), text)
-	}
-	for _, h := range []*history{own, none, gone, other} {
-		c.awaitText(h, want[3])
-		c.judge(h, exactly(want...))
-	}
-	c.judge(other, quiet)
-	for _, h := range []*history{own, gone, e.problems} {
-		p := c.awaitProblem(h, bus.ErrPanic).problem
-		if p.Subject != c.subject("a") || p.Pattern != c.subject("a") {
-			c.Errorf("%s: the problem has pattern %q and subject %q", h.name, p.Pattern, p.Subject)
+		want := sequence("p", 1, 4)
+		other := &history{name: "which has no fault"}
+		c.handOver(b, subject, past, want, func(opts ...bus.SubscribeOption) {
+			c.subscribeFunc(b, subject, faulty(own), append(opts, bus.OnError(own.hook()))...)
+			c.subscribeFunc(b, subject, faulty(none), opts...)
+			c.subscribeFunc(b, subject, faulty(gone), append(opts, bus.OnError(gone.hook()))...)
+			c.subscribeFunc(b, subject, other.handler(), append(opts, bus.OnError(other.hook()))...)
+		})
+		for _, h := range []*history{own, none, gone, other} {
+			c.awaitText(h, want[3])
+			c.judge(h, exactly(want...))
 		}
-		if !strings.Contains(string(p.Stack), "panicContained") {
-			c.Errorf("%s: the stack of the panic doesn't show the handler:\n%s", h.name, p.Stack)
+		c.judge(other, quiet)
+		for _, h := range []*history{own, gone, e.problems} {
+			p := c.awaitProblemOf(h, subject, bus.ErrPanic)
+			if p.Subject != subject || p.Pattern != subject {
+				c.Errorf("%s: the problem has pattern %q and subject %q", h.name, p.Pattern, p.Subject)
+			}
+			if !strings.Contains(string(p.Stack), "panicContained") {
+				c.Errorf("%s: the stack of the panic doesn't show the handler:\n%s", h.name, p.Stack)
+			}
 		}
+	})
+}
+
+// pastToo calls f for subjects as kinds does, and for one whose messages are to be stored before anybody subscribes.
+func (c *C) pastToo(b bus.Bus, f func(subject string, past bool)) {
+	c.kinds(b, func(root string) {
+		f(c.subject(root+".live"), false)
+		if root == "held" {
+			f(c.subject(root+".past"), true)
+		}
+	})
+}
+
+// handOver publishes texts and subscribes, or the other way round for messages of the past.
+func (c *C) handOver(b bus.Bus, subject string, past bool, texts []string, subscribe func(opts ...bus.SubscribeOption)) {
+	if !past {
+		subscribe()
 	}
+	for _, text := range texts {
+		c.publish(b, subject, text)
+	}
+	if past {
+		receive(c, c.start(func() { subscribe(bus.All()) }), "Subscribe to return behind what was stored")
+	}
+}
+
+// awaitProblemOf waits until the hook was told target of a subject or pattern.
+func (c *C) awaitProblemOf(h *history, subject string, target error) bus.Problem {
+	return c.await(h, fmt.Sprintf("a call of the error hook with %q, for %s", target, subject), func(e event) bool {
+		p := e.problem
+		return e.kind == problem && errors.Is(p.Err, target) && (p.Subject == subject || p.Pattern == subject)
+	}).problem
 }
 
 func handlerError(c *C) {
 	e := c.env()
 	b := c.open(e)
-	fault := errors.New("on purpose")
-	own, none := &history{name: "with a hook"}, &history{name: "without a hook"}
-	failing := func(h *history) bus.Handler {
-		return func(_ context.Context, m *bus.Message) error {
-			h.message(m)
-			if string(m.Data) == numbered("p", 2) {
-				return fault
+	c.pastToo(b, func(subject string, past bool) {
+		fault := errors.New("on purpose")
+		own, none := &history{name: "with a hook"}, &history{name: "without a hook"}
+		failing := func(h *history) bus.Handler {
+			return func(_ context.Context, m *bus.Message) error {
+				h.message(m)
+				if string(m.Data) == numbered("p", 2) {
+					return fault
+				}
+				return nil
 			}
-			return nil
 		}
-	}
-	c.subscribeFunc(b, c.subject("a"), failing(own), bus.OnError(own.hook()))
-	c.subscribeFunc(b, c.subject("a"), failing(none))
-	want := sequence("p", 1, 3)
-	for _, text := range want {
-		c.publish(b, c.subject("a"), text)
-	}
-	for _, h := range []*history{own, none} {
-		c.awaitText(h, want[2])
-		c.judge(h, exactly(want...))
-	}
-	for _, h := range []*history{own, e.problems} {
-		if p := c.awaitProblem(h, fault).problem; p.Subject != c.subject("a") {
-			c.Errorf("%s: the problem has subject %q", h.name, p.Subject)
+		want := sequence("p", 1, 3)
+		c.handOver(b, subject, past, want, func(opts ...bus.SubscribeOption) {
+			c.subscribeFunc(b, subject, failing(own), append(opts, bus.OnError(own.hook()))...)
+			c.subscribeFunc(b, subject, failing(none), opts...)
+		})
+		for _, h := range []*history{own, none} {
+			c.awaitText(h, want[2])
+			c.judge(h, exactly(want...))
 		}
-	}
+		for _, h := range []*history{own, e.problems} {
+			if p := c.awaitProblemOf(h, subject, fault); p.Subject != subject {
+				c.Errorf("%s: the problem has subject %q", h.name, p.Subject)
+			}
+		}
+	})
 }
 
 func hookHarmsNobody(c *C) {
-	b := c.Bus()
-	h := &history{name: "with a hook that panics"}
-	c.subscribeFunc(b, c.subject("a"), func(_ context.Context, m *bus.Message) error {
-		h.message(m)
-		return errors.New("on purpose")
-	}, bus.OnError(func(bus.Problem) { panic("in the hook, on purpose") }))
-	want := sequence("p", 1, 5)
-	for _, text := range want {
-		c.publish(b, c.subject("a"), text)
-	}
-	c.awaitText(h, want[4])
-	c.judge(h, exactly(want...))
-
-	// The hook of the bus, which ends its goroutine as t.FailNow does.
-	e := c.env()
-	e.Options = append(e.Options, bus.OnError(func(p bus.Problem) {
-		e.problems.hook()(p)
-		runtime.Goexit()
-	}))
-	b = c.open(e)
-	c.subscribeFunc(b, c.subject("b"), func(_ context.Context, m *bus.Message) error { return errors.New(string(m.Data)) })
-	for _, text := range want {
-		c.publish(b, c.subject("b"), text)
-		c.await(e.problems, "the hook to be told", func(e event) bool { return e.kind == problem && strings.Contains(e.problem.Err.Error(), text) })
+	for what, harm := range map[string]func(){
+		"panics":             func() { panic("in the hook, on purpose") },
+		"ends its goroutine": runtime.Goexit, // as t.FailNow does
+	} {
+		e := c.env()
+		told := &history{name: "the hook of the bus, which " + what}
+		e.Options = append(e.Options, bus.OnError(func(p bus.Problem) {
+			told.hook()(p)
+			harm()
+		}))
+		b := c.open(e)
+		failing := func(h *history) bus.Handler {
+			return func(_ context.Context, m *bus.Message) error {
+				h.message(m)
+				return errors.New(string(m.Data))
+			}
+		}
+		own := &history{name: "with a hook that " + what}
+		none := &history{name: "without a hook, where that of the bus " + what}
+		c.subscribeFunc(b, c.subject("a"), failing(own), bus.OnError(func(p bus.Problem) {
+			own.hook()(p)
+			harm()
+		}))
+		c.subscribeFunc(b, c.subject("a"), failing(none))
+		want := sequence("p", 1, 5)
+		for _, text := range want {
+			c.publish(b, c.subject("a"), text)
+			for _, h := range []*history{own, told} {
+				c.await(h, "the hook to be told of "+text, func(e event) bool { return e.kind == problem && strings.Contains(e.problem.Err.Error(), text) })
+			}
+		}
+		for _, h := range []*history{own, none} {
+			c.awaitText(h, want[4])
+			c.judge(h, exactly(want...))
+		}
 	}
 }
 
@@ -222,28 +268,40 @@ func subscribeInHandler(c *C) {
 	b := c.Bus()
 	c.kinds(b, func(root string) {
 		inner := &history{name: root + ", subscribed in a handler"}
-		subscribed := make(chan error, 1)
+		var want []string
+		if root == "held" {
+			want = append(want, "the first") // it asks for the past
+		}
+		type result struct {
+			sub bus.Subscription
+			err error
+		}
+		subscribed := make(chan result, 1)
 		returned, returns := c.gate()
 		c.subscribeFunc(b, c.subject(root+".a"), func(ctx context.Context, m *bus.Message) error {
 			opts := []bus.SubscribeOption{wide}
 			if root == "held" {
 				opts = append(opts, bus.All()) // which begins with a message whose handler waits for this one
 			}
-			_, err := b.Subscribe(ctx, c.subject(root+".*"), func(_ context.Context, m *bus.Message) error {
+			sub, err := b.Subscribe(ctx, c.subject(root+".*"), func(_ context.Context, m *bus.Message) error {
 				<-returned
 				inner.message(m)
 				return nil
 			}, opts...)
 			returns()
-			subscribed <- err
+			subscribed <- result{sub, err}
 			return nil
 		})
 		c.publish(b, c.subject(root+".a"), "the first")
-		if err := receive(c, subscribed, "Subscribe in a handler to return"); err != nil {
-			c.Fatalf("Subscribe in a handler: %v", err)
+		res := receive(c, subscribed, "Subscribe in a handler to return")
+		if res.err != nil {
+			c.Fatalf("Subscribe in a handler: %v", res.err)
 		}
+		receive(c, res.sub.CaughtUp(), "CaughtUp to close when the replay has been handled")
+		c.judge(inner, exactly(want...))
 		c.publish(b, c.subject(root+".b"), "the next")
 		c.awaitText(inner, "the next")
+		c.judge(inner, exactly(append(want, "the next")...))
 	})
 }
 
@@ -315,12 +373,14 @@ func unsubscribeInHandler(c *C) {
 	b := c.Bus()
 	var sub atomic.Pointer[bus.Subscription]
 	h := &history{name: "the one that ends itself"}
+	gate, open := c.gate()
 	s := c.subscribeFunc(b, c.subject("a"), func(ctx context.Context, m *bus.Message) error {
 		h.message(m)
 		if err := (*sub.Load()).Unsubscribe(ctx); err != nil {
 			c.Errorf("Unsubscribe in its handler: %v", err)
 		}
 		h.mark("Unsubscribe has returned")
+		<-gate
 		return nil
 	})
 	sub.Store(&s)
@@ -330,6 +390,9 @@ func unsubscribeInHandler(c *C) {
 		c.publish(b, c.subject("a"), text)
 	}
 	c.await(h, "Unsubscribe to return in its handler", func(e event) bool { return e.kind == mark })
+	c.awaitText(other, want[9]) // behind which Done would have been closed
+	c.stillOpen(s, "Unsubscribe")
+	open()
 	receive(c, s.Done(), "Done to close after the handler has returned")
 	for _, text := range sequence("q", 1, 10) {
 		c.publish(b, c.subject("a"), text)
@@ -344,19 +407,35 @@ func unsubscribeInHandler(c *C) {
 func closeInHandler(c *C) {
 	b := c.Bus()
 	closed := make(chan error, 1)
+	gate, open := c.gate()
 	sub := c.subscribeFunc(b, c.subject("a"), func(ctx context.Context, m *bus.Message) error {
 		closed <- b.Close(ctx)
+		<-gate
 		return nil
 	})
 	c.publish(b, c.subject("a"), "close")
 	if err := receive(c, closed, "Close in a handler to return"); err != nil {
 		c.Errorf("Close in a handler: %v", err)
 	}
+	if err := b.Publish(c.ctx, c.subject("a"), nil); !errors.Is(err, bus.ErrClosed) {
+		c.Errorf("Publish while the handler that has closed the bus is running: want ErrClosed, have %v", err)
+	}
+	c.stillOpen(sub, "Close")
+	open()
 	receive(c, sub.Done(), "the subscription to end")
 	if err := b.Close(c.ctx); err != nil {
 		c.Errorf("Close afterwards: %v", err)
 	}
 	if err := b.Publish(c.ctx, c.subject("a"), nil); !errors.Is(err, bus.ErrClosed) {
 		c.Errorf("Publish afterwards: want ErrClosed, have %v", err)
+	}
+}
+
+// stillOpen fails the check if Done of a subscription has closed while its handler is running, which has made a call.
+func (c *C) stillOpen(sub bus.Subscription, call string) {
+	select {
+	case <-sub.Done():
+		c.Errorf("Done has closed while the handler is running that has called %s", call)
+	default:
 	}
 }

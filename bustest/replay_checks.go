@@ -48,11 +48,11 @@ var replayChecks = []Check{
 	},
 	{
 		Name: "SubscribeWaits", Run: subscribeWaits, Needs: []Ability{Streams},
-		Rule: "Subscribe returns when the handler has returned for each stored message; with Background it doesn't wait",
+		Rule: "Subscribe returns when the handler has returned for each stored message, whatever is published meanwhile; with Background it doesn't wait",
 	},
 	{
 		Name: "CaughtUp", Run: caughtUp, Needs: []Ability{Streams},
-		Rule:   "CaughtUp closes when what was stored has been handled, at once when nothing was",
+		Rule:   "CaughtUp closes when what was stored has been handled, whatever is published meanwhile, at once when nothing was",
 		Origin: "dunglas/mercure#1321: a subscriber is told that it has caught up with what it never got",
 	},
 	{
@@ -208,8 +208,15 @@ func subscribeWaits(c *C) {
 	b, _ := c.filled(20)
 	h := &history{name: "a.>"}
 	gate, open := c.gate()
+	meanwhile := &history{name: "what is published meanwhile"}
+	live, openLive := c.gate()
 	inside := make(chan struct{}, 1)
 	handler := func(_ context.Context, m *bus.Message) error {
+		if string(m.Data) == "live" {
+			meanwhile.message(m)
+			<-live
+			return nil
+		}
 		h.message(m)
 		if string(m.Data) == numbered("p", 20) {
 			inside <- struct{}{}
@@ -226,8 +233,11 @@ func subscribeWaits(c *C) {
 	})
 	receive(c, inside, "the replay to reach its last message")
 	c.settle()
+	c.publish(b, c.subject("a.x"), "live")
 	open()
-	receive(c, done, "Subscribe to return after the replay")
+	receive(c, done, "Subscribe to return after the replay, while the handler has a live message")
+	openLive()
+	c.awaitText(meanwhile, "live")
 	c.judge(h, exactly(sequence("p", 1, 20)...), fenced("Subscribe has returned"))
 
 	background, open := c.gate()
@@ -242,7 +252,14 @@ func caughtUp(c *C) {
 	b, _ := c.filled(20)
 	h := &history{name: "a.>"}
 	gate, open := c.gate()
+	meanwhile := &history{name: "what is published meanwhile"}
+	live, openLive := c.gate()
 	sub := c.subscribeFunc(b, c.subject("a.>"), func(_ context.Context, m *bus.Message) error {
+		if string(m.Data) == "live" {
+			meanwhile.message(m)
+			<-live
+			return nil
+		}
 		h.message(m)
 		if string(m.Data) == numbered("p", 18) {
 			<-gate
@@ -259,8 +276,11 @@ func caughtUp(c *C) {
 	})
 	c.awaitText(h, numbered("p", 18))
 	c.settle()
+	c.publish(b, c.subject("a.x"), "live")
 	open()
-	receive(c, done, "CaughtUp to close")
+	receive(c, done, "CaughtUp to close, while the handler has a live message")
+	openLive()
+	c.awaitText(meanwhile, "live")
 	c.judge(h, exactly(sequence("p", 1, 20)...), fenced("CaughtUp has closed"))
 	for _, opts := range [][]bus.SubscribeOption{{bus.All(), bus.Background()}, {bus.Last(1)}, {}} {
 		empty := c.subscribe(b, c.subject("a.none"), opts...)

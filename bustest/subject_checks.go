@@ -18,7 +18,7 @@ var subjectChecks = []Check{
 	},
 	{
 		Name: "EmptyPayload", Run: emptyPayload,
-		Rule:   "empty data is a message",
+		Rule:   "empty data is a message, also one that a stream stores",
 		Origin: "cesanta/mongoose#1827: an empty message is malformed; awslabs/aws-c-mqtt#204: it can't be received",
 	},
 	{
@@ -113,14 +113,19 @@ func onSubjects(want ...string) judge {
 
 func emptyPayload(c *C) {
 	b := c.Bus()
-	h := c.subscribe(b, c.subject("a"))
-	for _, data := range [][]byte{nil, {}, []byte("end")} {
-		if err := b.Publish(c.ctx, c.subject("a"), data); err != nil {
-			c.Fatalf("Publish of %d bytes: %v", len(data), err)
+	c.kinds(b, func(root string) {
+		h := c.subscribe(b, c.subject(root+".a"))
+		for _, data := range [][]byte{nil, {}, []byte("end")} {
+			if err := b.Publish(c.ctx, c.subject(root+".a"), data); err != nil {
+				c.Fatalf("Publish of %d bytes: %v", len(data), err)
+			}
 		}
-	}
-	c.awaitText(h, "end")
-	c.judge(h, exactly("", "", "end"))
+		c.awaitText(h, "end")
+		c.judge(h, exactly("", "", "end"))
+		if root == "held" {
+			c.checkStored(b, c.subject(root+".a"), "", "", "end")
+		}
+	})
 }
 
 // table publishes on each subject and compares what arrives with what must.

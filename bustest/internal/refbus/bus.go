@@ -119,6 +119,10 @@ func (b *Bus) tellHook() {
 		}
 	}()
 	for p := range b.hook {
+		if b.bug("busHookKill") && b.o.ErrorHook != nil {
+			b.o.ErrorHook(p)
+			continue
+		}
 		if b.bug("hookHoldsLock") {
 			b.mu.Lock()
 			tell(b.o.ErrorHook, p)
@@ -207,7 +211,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	if b.bug("quadraticSub") {
 		slices.SortFunc(slices.Clone(b.subs), func(s, t *subscription) int { return strings.Compare(t.pattern, s.pattern) })
 	}
-	s, err := b.position(pattern, handler, o)
+	s, err := b.position(ctx, pattern, handler, o)
 	if err != nil {
 		b.mu.Unlock()
 		return nil, err

@@ -34,6 +34,9 @@ func (b *Bus) Close(ctx context.Context) error {
 			defer cancel()
 			b.finish(ctx)
 		}
+		if s, ok := ctx.Value(handlerKey{b}).(*subscription); ok && b.bug("closeDoneEarly") {
+			s.doneNow()
+		}
 		if !b.inHandler(ctx) || b.bug("closeWaitsInHandler") {
 			finish()
 			return b.closeErr

@@ -143,7 +143,7 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 	}
 	i := slices.IndexFunc(b.streams, func(st *stream) bool { return st.cfg.Name == cfg.Name })
 	if i < 0 || b.bug("recreate") {
-		st := &stream{ageless: b.bug("neverExpire"), cfg: cfg, epoch: b.newEpoch(cfg.Name), seq: 1, lost: 1, ids: map[string]remembered{}, ever: map[string]bus.Cursor{}}
+		st := &stream{ageless: b.bug("neverExpire"), bug: b.cfg.Bug, cfg: cfg, epoch: b.newEpoch(cfg.Name), seq: 1, lost: 1, ids: map[string]remembered{}, ever: map[string]bus.Cursor{}}
 		if i < 0 {
 			b.streams = append(b.streams, st)
 		} else {

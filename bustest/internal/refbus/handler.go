@@ -102,8 +102,13 @@ func (s *subscription) handle(m *bus.Message) (err error) {
 				return
 			}
 			s.tell(bus.Problem{Err: err, Pattern: s.pattern, Subject: m.Subject, Cursor: m.Cursor, Stack: debug.Stack()})
-			if s.b.bug("panicEnds") {
+			if s.b.bug("panicEnds") || s.b.bug("heldPanicEnds") && !m.Cursor.IsZero() {
 				s.end(bus.ErrPanic)
+			}
+			if s.b.bug("panicStopsReplay") && m.Replayed {
+				s.b.mu.Lock()
+				defer s.b.mu.Unlock()
+				s.goneAwaited = true
 			}
 		}()
 	}
@@ -140,6 +145,18 @@ func (s *subscription) tell(p bus.Problem) {
 	if s.o.ErrorHook != nil && s.b.bug("ownHookHoldsLock") {
 		s.b.mu.Lock()
 		defer s.b.mu.Unlock()
+	}
+	if s.o.ErrorHook != nil && s.b.bug("ownHookEnds") {
+		returned := false
+		defer func() {
+			if !returned {
+				s.end(nil)
+			}
+		}()
+		defer func() { returned = recover() != nil || returned }()
+		s.o.ErrorHook(p)
+		returned = true
+		return
 	}
 	if s.o.ErrorHook != nil {
 		tell(s.o.ErrorHook, p)

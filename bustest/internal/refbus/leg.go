@@ -64,6 +64,9 @@ func (l *leg) seek(s *subscription, start bus.Start) {
 		if s.b.bug("inclusive") || s.b.bug("resumeRepeats") && st.restored {
 			l.pos--
 		}
+		if len(st.msgs) == 0 && s.b.bug("emptyGapSilent") {
+			l.pos = max(l.pos, st.lost)
+		}
 		if start.Cursor.Epoch() != st.epoch && !s.b.bug("epochIgnored") {
 			l.pos = 0
 			st.lost = max(st.lost, 1) // sequences start behind it, so that a hole is told
@@ -158,6 +161,9 @@ func (s *subscription) takeFrom(l *leg) (*bus.Message, *bus.Problem) {
 			}
 		}
 		if seq <= l.past && !s.b.bug("replayUnmarked") {
+			if s.b.bug("readMarks") {
+				m.Replayed = true // of the message that others keep
+			}
 			m = &bus.Message{Subject: m.Subject, Data: m.Data, Header: m.Header, Cursor: m.Cursor, Time: m.Time, Replayed: true}
 			if s.b.bug("timeOfDelivery") {
 				m.Time = time.Now()

@@ -87,6 +87,9 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.Pu
 	if strings.ContainsAny(o.MessageID, "\r\n\x00") || strings.TrimSpace(o.MessageID) != o.MessageID {
 		return fmt.Errorf("%w: the message ID", bus.ErrBadHeader)
 	}
+	if tooLarge && b.bug("payloadInTooLarge") {
+		return fmt.Errorf("%w: %s", bus.ErrTooLarge, data)
+	}
 	if tooLarge {
 		return fmt.Errorf("%w: %d bytes, limit %d", bus.ErrTooLarge, len(data), b.cfg.MaxPayload)
 	}
@@ -105,6 +108,12 @@ func (b *Bus) publish(ctx context.Context, subject string, data []byte, o bus.Pu
 		return nil
 	}
 	if st := b.capturing(subject); st != nil {
+		if len(data) == 0 && o.Header == nil && b.bug("heldNilDropped") {
+			return nil
+		}
+		if b.cfg.MaxPayload > 0 && len(data) > b.cfg.MaxPayload-200 && b.bug("heldLimitLower") {
+			return bus.ErrTooLarge
+		}
 		err := b.append(st, m, o)
 		if b.bug("cancelStores") || b.bug("unknownBare") {
 			b.yield() // so that the context may end

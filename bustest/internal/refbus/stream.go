@@ -21,6 +21,7 @@ type stream struct {
 	ids   map[string]remembered
 
 	ageless  bool                  // of the bug neverExpire
+	bug      string                // those of an age
 	restored bool                  // of the bug resumeRepeats
 	ever     map[string]bus.Cursor // of the bug expectEver
 }
@@ -258,9 +259,23 @@ func (st *stream) discardFirst() {
 	st.msgs = st.msgs[1:]
 }
 
+// maxAge is how long a message may stand.
+func (st *stream) maxAge() time.Duration {
+	switch age := st.cfg.MaxAge; st.bug {
+	case "ageLater":
+		return age + 10*time.Second
+	case "ageDouble":
+		return 2 * age
+	case "ageHalf":
+		return age / 2
+	default:
+		return age
+	}
+}
+
 // expire discards what is too old.
 func (st *stream) expire() {
-	for st.cfg.MaxAge > 0 && !st.ageless && len(st.msgs) > 0 && time.Since(st.msgs[0].Time) > st.cfg.MaxAge {
+	for st.cfg.MaxAge > 0 && !st.ageless && len(st.msgs) > 0 && time.Since(st.msgs[0].Time) > st.maxAge() {
 		st.discardFirst()
 	}
 }

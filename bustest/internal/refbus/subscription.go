@@ -31,7 +31,7 @@ type subscription struct {
 	number      int
 	process     *process // that it is of, if there are several
 	early       bool     // of the bug lateSub
-	goneAwaited bool     // of the bug waitsForGone
+	goneAwaited bool     // of the bugs waitsForGone and panicStopsReplay
 	lost        bool     // a connection was, and that is to be told
 	reorder     bool     // of the bug reorderOnReconnect
 
@@ -47,7 +47,7 @@ type subscription struct {
 }
 
 // position makes a subscription that stands where o says. b.mu is held.
-func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptions) (*subscription, error) {
+func (b *Bus) position(ctx context.Context, pattern string, handler bus.Handler, o bus.SubscribeOptions) (*subscription, error) {
 	if err := bus.CheckPattern(pattern); err != nil {
 		reserved := strings.HasPrefix(pattern, "$") || strings.HasPrefix(pattern, "_")
 		if !(reserved && b.bug("reservedOK")) && !(!reserved && b.bug("noValidate")) {
@@ -104,7 +104,7 @@ func (b *Bus) position(pattern string, handler bus.Handler, o bus.SubscribeOptio
 			} else {
 				return nil, fmt.Errorf("%w as a whole (it touches %s)", bus.ErrNoStream, strings.Join(touched, ", "))
 			}
-		} else if !b.bug("liveOnly") {
+		} else if !b.bug("liveOnly") && !(b.bug("inHandlerOnlyNew") && b.inHandler(ctx)) {
 			s.legs[0].seek(s, o.Start)
 		}
 	}
@@ -251,6 +251,10 @@ func (b *Bus) toPoke() []*subscription {
 
 // next returns a message or a problem; it returns neither when run is through. b.mu is held.
 func (s *subscription) next() (*bus.Message, *bus.Problem) {
+	if s.over { // of the bugs doneEarly and closeDoneEarly
+		s.running = false
+		return nil, nil
+	}
 	if s.ended {
 		if last := s.last; last != nil {
 			s.last = nil
@@ -339,7 +343,7 @@ func (s *subscription) checkCaughtUp() {
 	for _, l := range s.legs {
 		for _, m := range l.st.after(l.pos) {
 			seq := m.Cursor.Sequence()
-			if seq <= l.past && s.matches(m.Subject) && (l.only == nil || l.only[seq]) {
+			if (seq <= l.past || s.b.bug("liveAwaited")) && s.matches(m.Subject) && (l.only == nil || l.only[seq]) {
 				if s.b.bug("markerEarly") && len(l.st.after(l.pos)) < 5 {
 					break
 				}
@@ -400,6 +404,9 @@ func (s *subscription) Unsubscribe(ctx context.Context) error {
 		s.end(nil)
 	}
 	inside := s.b.inHandler(ctx)
+	if inside && s.b.bug("doneEarly") {
+		s.doneNow()
+	}
 	if s.b.bug("crossFence") {
 		inside = ctx.Value(handlerKey{s.b}) == s
 	}
@@ -417,6 +424,17 @@ func (s *subscription) Unsubscribe(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return s.b.wrap("unsubscribe", s.pattern, ctx.Err(), nil)
+	}
+}
+
+// doneNow closes Done while the handler runs, of the bugs doneEarly and closeDoneEarly.
+func (s *subscription) doneNow() {
+	s.b.mu.Lock()
+	defer s.b.mu.Unlock()
+	s.endLocked(bus.ErrClosed)
+	if !s.over {
+		s.over = true
+		close(s.done)
 	}
 }
 
