@@ -83,7 +83,8 @@ type Harness struct {
 	Tick time.Duration
 
 	// Residue counts what b holds elsewhere for its subscriptions, such as consumers at a
-	// server; it must be as before when they have ended. nil: there is nothing of the kind.
+	// server; it must be as before when they have ended, and not grow with those of one stream. nil: there is nothing of the
+	// kind.
 	Residue func(ctx context.Context, b bus.Bus) (int, error)
 
 	// Patience is how long something that must come may take in all, 30 s or 100 ticks if zero. A

@@ -42,6 +42,11 @@ var loadChecks = []Check{
 		Rule:   "a subscription that has ended and a message that was delivered leave nothing behind",
 		Origin: "nats.go leaves an ordered consumer for five minutes; watermill#391, #396; nats-server#7718",
 	},
+	{
+		Name: "SharedFeed", Run: sharedFeed, Needs: []Ability{Streams},
+		Rule:   "what a backend holds elsewhere for subscriptions to a stream, such as consumers at a server, doesn't grow with their number or patterns",
+		Origin: "a JetStream consumer for each costs 59 KiB and 7 goroutines",
+	},
 }
 
 func burst(c *C) {
@@ -373,6 +378,35 @@ func (c *C) churn(b bus.Bus, root, label string, n int) {
 		found = what()
 		return found == ""
 	})
+}
+
+func sharedFeed(c *C) {
+	if c.h.Residue == nil {
+		c.NotClaimed("the harness has no Residue")
+	}
+	b := c.Bus()
+	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}})
+	held := func() int {
+		n, err := c.residueOf(b)
+		if err != nil {
+			c.Fatalf("Residue: %v", err)
+		}
+		return n
+	}
+	first := c.subscribe(b, c.subject("held.>"))
+	c.publish(b, c.subject("held.0"), "first")
+	c.awaitText(first, "first")
+	before := held()
+	const many, few = 200, 20 // a backend may have reasons for some
+	var others []*history
+	for i := range many {
+		others = append(others, c.subscribe(b, c.subject(fmt.Sprintf([]string{"held.%d", "held.%d.*", "held.*.%d", "held.%d.>"}[i%4], i))))
+	}
+	c.publish(b, c.subject("held.0"), "end")
+	c.awaitText(others[0], "end")
+	if more := held() - before; more > few {
+		c.Errorf("while %d more subscriptions to a stream stand, there is %d more of what Harness.Residue counts: want at most %d", many, more, few)
+	}
 }
 
 // residueOf asks the harness what b holds elsewhere.

@@ -182,7 +182,7 @@ func (s *subscription) joinGroup(ctx context.Context, r route, o *bus.SubscribeO
 	}
 	b.mu.Unlock()
 	if g.pattern != s.pattern {
-		return fmt.Errorf("%w: group %s has the pattern %s", bus.ErrConflict, g.name, g.pattern)
+		return g.conflict(ctx)
 	}
 	select {
 	case g.turn <- struct{}{}:
@@ -232,6 +232,24 @@ func (s *subscription) joinGroup(ctx context.Context, r route, o *bus.SubscribeO
 	defer g.mu.Unlock()
 	g.freeLocked(l)
 	return nil
+}
+
+// conflict is for who wants the name of a durable group for another pattern. A group that processes share may have been removed by
+// another one: what is left of it here then says nothing, and the backend is asked.
+func (g *group) conflict(ctx context.Context) error {
+	if g.shared() {
+		g.stopUnused(ctx)
+		g.b.mu.Lock()
+		current := g.b.groups[g.key()] == g
+		g.b.mu.Unlock()
+		switch {
+		case !current:
+			return errEnded
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		}
+	}
+	return fmt.Errorf("%w: group %s has the pattern %s", bus.ErrConflict, g.name, g.pattern)
 }
 
 // start connects the group to its sources. Its first member is l.

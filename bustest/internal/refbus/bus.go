@@ -298,14 +298,26 @@ func (b *Bus) Health(ctx context.Context) error {
 	}), nil)
 }
 
-// Residue is how much the bus keeps for its subscriptions.
+// Residue is how many feeds the bus keeps for its subscriptions: one for each stream and each uncaptured pattern.
 func (b *Bus) Residue() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.bug("leakConsumer") {
 		return b.created
 	}
-	return len(b.subs)
+	if b.bug("feedEach") {
+		return len(b.subs)
+	}
+	feeds := map[string]bool{}
+	for _, s := range b.subs {
+		for _, l := range s.legs {
+			feeds["stream "+l.st.cfg.Name] = true
+		}
+		if len(s.legs) == 0 {
+			feeds["pattern "+s.pattern] = true
+		}
+	}
+	return len(feeds)
 }
 
 // report gives a problem to the bus' own hook. b.mu is held.

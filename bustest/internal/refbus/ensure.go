@@ -29,7 +29,8 @@ func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) er
 	var changed []*subscription
 	for s, touched := range before {
 		if b.touched(s.pattern) != touched && !b.bug("deafWhenCaptured") && !(s.inGroup() && b.bug("groupDeafWhenCaptured")) &&
-			!(s.stranger(ctx) && b.bug("changeUntoldElsewhere")) {
+			!(s.stranger(ctx) && (b.bug("changeUntoldElsewhere") || touched != "" && b.bug("releaseUntoldElsewhere") ||
+				touched == "" && b.bug("addUntoldElsewhere"))) {
 			changed = append(changed, s)
 		}
 	}
@@ -37,6 +38,10 @@ func (b *Bus) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig) er
 	for _, s := range changed {
 		if b.bug("changesLater") {
 			time.AfterFunc(20*time.Millisecond, func() { s.end(bus.ErrStreamChanged) })
+			continue
+		}
+		if b.bug("changeLateElsewhere") && s.stranger(ctx) {
+			time.AfterFunc(1200*time.Millisecond, s.change)
 			continue
 		}
 		if b.bug("capturedTwice") {

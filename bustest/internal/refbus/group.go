@@ -66,6 +66,13 @@ func (s *subscription) isTurn() bool {
 	return len(members) > 0 && members[s.turn%len(members)] == s
 }
 
+// isLater reports whether another member of the group is of a process that was there before.
+func (s *subscription) isLater() bool {
+	return len(s.b.members(func(other *subscription) bool {
+		return other.place == s.place && other.process != nil && other.process.number < s.process.number
+	})) > 0
+}
+
 func (s *subscription) inGroup() bool { return s.o.Grouped }
 
 // pokeAll wakes all that share the place of s. b.mu is held.
@@ -413,6 +420,9 @@ func (b *Bus) removeGroup(ctx context.Context, name string) error {
 	ended := b.members(func(s *subscription) bool { return s.group == g })
 	if b.bug("removeLeavesMembers") {
 		ended = nil
+	}
+	if b.bug("removeUntoldElsewhere") {
+		ended = slices.DeleteFunc(ended, func(s *subscription) bool { return s.stranger(ctx) })
 	}
 	var err error
 	if !b.bug("removeKeeps") {

@@ -104,7 +104,18 @@ func (p *process) Subscribe(ctx context.Context, pattern string, handler bus.Han
 		}
 		opts = append(slices.Clone(opts), group)
 	}
+	if o.Durable && p.bug("conflictPerProcess") && p.conflicts(o.Group, pattern) {
+		opts = append(slices.Clone(opts), bus.DurableGroup(fmt.Sprintf("%s-%d", o.Group, p.number)))
+	}
 	return p.Bus.Subscribe(p.mark(ctx), pattern, handler, opts...)
+}
+
+// conflicts reports whether a durable group of that name has another pattern.
+func (p *process) conflicts(group, pattern string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g := p.groups[group]
+	return g != nil && g.pattern != pattern
 }
 
 // EnsureStreams implements bus.Bus.
@@ -123,6 +134,11 @@ func (p *process) EnsureStreams(ctx context.Context, configs ...bus.StreamConfig
 // RemoveStream implements bus.Remover.
 func (p *process) RemoveStream(ctx context.Context, name string) error {
 	return p.Bus.RemoveStream(p.mark(ctx), name)
+}
+
+// RemoveGroup implements bus.Remover.
+func (p *process) RemoveGroup(ctx context.Context, name string) error {
+	return p.Bus.RemoveGroup(p.mark(ctx), name)
 }
 
 // Close implements bus.Bus.

@@ -302,6 +302,9 @@ func (s *subscription) take() (*bus.Message, *bus.Problem) {
 	if s.inGroup() && s.b.bug("groupStuckMember") && !s.isTurn() {
 		return nil, nil
 	}
+	if s.inGroup() && s.b.bug("groupOfFirst") && s.process != nil && s.isLater() {
+		return nil, nil
+	}
 	if s.group != nil {
 		return s.takeFromGroup()
 	}
