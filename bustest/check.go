@@ -44,7 +44,7 @@ func Checks() []Check {
 		subjectChecks, modelChecks, deliveryChecks, publishChecks, asyncChecks, orderChecks, loadChecks, isolationChecks, handlerChecks,
 		hookChecks, endingChecks, callChecks, closeChecks, streamChecks, ensureChecks, appendChecks, changeChecks, storeChecks,
 		replayChecks, historyChecks, handoverChecks, gapChecks,
-		groupChecks, durableGroupChecks, distributedChecks, durableChecks, damageChecks, crashChecks, groupFaultChecks, faultChecks,
+		groupChecks, durableGroupChecks, distributedChecks, durableChecks, damageChecks, crashChecks, groupFaultChecks, faultChecks, outcomeChecks,
 		errorChecks, claimChecks,
 	)
 }

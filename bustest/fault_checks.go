@@ -140,10 +140,19 @@ func (c *C) attempt(b bus.Bus, subject, text string) bool {
 	if took := time.Since(began); took > timeout+c.slack() {
 		c.Errorf("Publish of %s took %v, its deadline was %v", text, took, timeout)
 	}
-	if err != nil && c.ctx.Err() == nil && !excused(err) {
-		c.Errorf("Publish of %s: want ErrUnavailable or ErrUnknownOutcome, have %v", text, err)
-	}
+	c.excuse("Publish of "+text, err)
 	return err == nil
+}
+
+// excuse fails the check if a publish has failed in another way than a fault excuses.
+func (c *C) excuse(what string, err error) {
+	switch {
+	case err == nil || c.ctx.Err() != nil:
+	case !excused(err):
+		c.Errorf("%s: want ErrUnavailable or ErrUnknownOutcome, have %v", what, err)
+	case errors.Is(err, bus.ErrUnknownOutcome) && !errors.Is(err, bus.ErrUnavailable) && !errors.Is(err, bus.ErrClosed) && !errors.Is(err, context.DeadlineExceeded):
+		c.Errorf("%s: ErrUnknownOutcome has none of ErrUnavailable, ErrClosed and its context's error in it: %v", what, err)
+	}
 }
 
 // excused: a fault may be the reason.
@@ -266,6 +275,7 @@ func frozenDeadline(c *C) {
 			if !errors.Is(err, bus.ErrUnknownOutcome) {
 				c.Errorf("Publish of %q to a frozen server: want ErrUnknownOutcome, have %v", text, err)
 			}
+			c.excuse("Publish to a frozen server", err)
 			return err
 		}
 	}

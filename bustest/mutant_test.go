@@ -409,6 +409,8 @@ var mutants = []mutant{
 	{bug: "noDedup", check: "CutResumes"},
 	{bug: "retryReorder", check: "CutResumes"},
 	{bug: "lossyRestart", check: "RestartResumes"},
+	{bug: "faultBare", check: "FaultOutcomes"},
+	{bug: "faultDenied", check: "FaultOutcomes"},
 	{bug: "ignoreDeadline", check: "FrozenDeadline"},
 	{bug: "removeHeedsNothing", check: "FrozenDeadline"},
 	{bug: "removeGroupHeedsNothing", check: "FrozenDeadline"},

@@ -258,6 +258,12 @@ func (b *Bus) over(ctx context.Context, late func(), call func() error) error {
 			time.AfterFunc(2*time.Millisecond, func() { l.back(down) })
 		}
 		l.mu.Unlock()
+		switch {
+		case b.bug("faultBare"):
+			return bus.ErrUnknownOutcome
+		case b.bug("faultDenied"):
+			return fmt.Errorf("%w: no connection", bus.ErrUnavailable)
+		}
 		return errUnanswered
 	}
 	return call()
