@@ -54,7 +54,7 @@ var (
 
 	// ErrUnknownOutcome: the message may have been published or not; the reason (a
 	// context's error, ErrClosed or ErrUnavailable) is wrapped with it. Publishing again
-	// under the same MessageID is safe.
+	// under the same MessageID is safe within the Duplicates of its stream.
 	ErrUnknownOutcome = errors.New("outcome unknown")
 
 	// ErrUnavailable: the backend can't serve the call now: no connection, no quorum, a

@@ -63,7 +63,7 @@ func WithHeader(key string, values ...string) PublishOption {
 // MessageID names the message: a second publish to its stream under the same ID within
 // the stream's Duplicates is accepted but neither stored nor delivered again. It is
 // looked at before ExpectLast and ExpectNone. IDs are header values: no line breaks, no outer white space.
-// On an uncaptured subject it is ErrNoStream.
+// On an uncaptured subject it is ErrNoStream. StreamConfig.Duplicates says what a restart may forget.
 func MessageID(id string) PublishOption {
 	return publishOption(func(o *PublishOptions) { o.MessageID = id })
 }

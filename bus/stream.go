@@ -18,7 +18,9 @@ type StreamConfig struct {
 	MaxMsgsPerSubject int64         // messages of each subject; 1 makes the stream a table of last values
 
 	// Duplicates is how long a message ID is remembered: 30 s if zero, at least 100 ms,
-	// and no longer than MaxAge.
+	// and no longer than MaxAge. It is also when limits have discarded the message, as long as the store is open; a
+	// backend may forget the ID of such a message when it is opened again, and then says so, as natsbus does. Where
+	// that must not store a message twice, let the limits hold what comes within Duplicates.
 	Duplicates time.Duration
 }
 

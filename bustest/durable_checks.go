@@ -19,6 +19,11 @@ var durableChecks = []Check{
 		Rule: "a message ID is remembered for its window across Close and Open",
 	},
 	{
+		Name: "MessageIDOutlives", Run: messageIDOutlives, Needs: []Ability{DurableIDs},
+		Rule:   "a message ID is remembered for its window across Close and Open also when limits have discarded the message",
+		Origin: "nats-server 2.15 rebuilds what it remembers from what the stream holds",
+	},
+	{
 		Name: "CursorGrows", Run: cursorGrows, Needs: []Ability{Durable},
 		Rule:   "sequences never go back, also across Close and Open",
 		Origin: "nats-server#6888, #6890: restarts of an embedded server",
@@ -67,6 +72,27 @@ func messageIDReopened(c *C) {
 		c.Errorf("what was published under an ID before Close isn't told as a duplicate after Open")
 	}
 	c.checkStored(b, c.subject("a"), "once")
+}
+
+func messageIDOutlives(c *C) {
+	e := c.env()
+	b := c.open(e)
+	for root, cfg := range smallStreams {
+		c.ensure(b, c.smallStream(root, cfg))
+		c.publish(b, c.subject(root), "discarded", bus.MessageID("id"))
+		c.discard(b, root)
+	}
+	c.close(b)
+
+	b = c.open(e)
+	for root := range smallStreams {
+		var r bus.Receipt
+		c.publish(b, c.subject(root), "discarded", bus.MessageID("id"), bus.WithReceipt(&r))
+		if !r.Duplicate {
+			c.Errorf("%s: after Open a second publish under the ID of a discarded message isn't told as a duplicate", root)
+		}
+		c.onlySecond(b, root)
+	}
 }
 
 func cursorGrows(c *C) {

@@ -25,6 +25,7 @@ const (
 	Headers       Ability = "Headers"       // bus.WithHeader
 	Streams       Ability = "Streams"       // EnsureStreams, start positions, cursors
 	Durable       Ability = "Durable"       // streams survive Close: Open on the same Env finds them again
+	DurableIDs    Ability = "DurableIDs"    // message IDs survive Close also when limits have discarded the message
 	CrashSafe     Ability = "CrashSafe"     // what Publish has accepted survives a SIGKILL; a process is killed for it
 	Locking       Ability = "Locking"       // a store can be open once: the second Open is bus.ErrLocked
 	TotalOrder    Ability = "TotalOrder"    // all subscriptions agree on the order of uncaptured messages, too
@@ -38,7 +39,7 @@ const (
 
 // Abilities returns the abilities that Harness.Claims can hold.
 func Abilities() []Ability {
-	return []Ability{Headers, Streams, Durable, CrashSafe, Locking, TotalOrder, Distributed, Groups, DurableGroups}
+	return []Ability{Headers, Streams, Durable, DurableIDs, CrashSafe, Locking, TotalOrder, Distributed, Groups, DurableGroups}
 }
 
 // everyAbility is also those that have a field.
@@ -152,7 +153,7 @@ const (
 )
 
 // implied is what an ability needs.
-var implied = map[Ability]Ability{Durable: Streams, CrashSafe: Durable, DurableGroups: Streams}
+var implied = map[Ability]Ability{Durable: Streams, DurableIDs: Durable, CrashSafe: Durable, DurableGroups: Streams}
 
 // fault says what is wrong with the harness itself.
 func (h *Harness) fault() error {

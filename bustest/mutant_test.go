@@ -37,9 +37,9 @@ func reference(cfg refbus.Config) Harness {
 	for _, a := range Abilities() {
 		switch {
 		case cfg.Several && a == Locking, !cfg.Several && a == Distributed:
-		case cfg.Volatile && (a == Durable || a == CrashSafe || a == Locking):
+		case cfg.Volatile && (a == Durable || a == DurableIDs || a == CrashSafe || a == Locking):
 		case cfg.NoHeaders && a == Headers:
-		case cfg.NoStreams && (a == Streams || a == Durable || a == CrashSafe || a == DurableGroups):
+		case cfg.NoStreams && (a == Streams || a == Durable || a == DurableIDs || a == CrashSafe || a == DurableGroups):
 		case cfg.NoGroups && a == Groups, cfg.NoDurableGroups && a == DurableGroups:
 		default:
 			h.Claims = append(h.Claims, a)
@@ -388,6 +388,7 @@ var mutants = []mutant{
 
 	{bug: "noPersist", check: "Reopen"},
 	{bug: "idsForgotten", check: "MessageIDReopened"},
+	{bug: "idsOfHeld", check: "MessageIDOutlives"},
 	{bug: "seqReset", check: "CursorGrows"},
 	{bug: "noLock", check: "SecondOpen"},
 	{bug: "panicOnGarbage", check: "Damaged", child: true, said: "panic: damaged at byte"},

@@ -108,6 +108,9 @@ func (p *probe) run(c *C) {
 	p.findGroups(c, b, streams)
 	p.findLocking(c, e, b)
 	durable := streams && p.findDurable(c, b, e)
+	if !durable {
+		p.found(DurableIDs, false, "nothing is kept without Durable")
+	}
 	switch {
 	case !streams:
 		p.found(Durable, false, "nothing is kept without Streams")
@@ -387,10 +390,24 @@ func (p *probe) findDistributed(c *C, b, second bus.Bus) {
 
 // findDurable closes the bus and looks whether the next one has its stream.
 func (p *probe) findDurable(c *C, b bus.Bus, e *Env) bool {
+	publish := func(b bus.Bus, text string, opts ...bus.PublishOption) (duplicate bool) {
+		var r bus.Receipt
+		if err := b.Publish(c.ctx, c.subject("ids"), []byte(text), append(opts, bus.WithReceipt(&r))...); err != nil {
+			c.Logf("Publish: %v", err)
+		}
+		return r.Duplicate
+	}
+	ids := bus.StreamConfig{Name: c.stream("IDS"), Subjects: []string{c.subject("ids")}, MaxMsgs: 1, Duplicates: time.Hour}
+	if err := b.EnsureStreams(c.ctx, ids); err != nil {
+		c.Logf("EnsureStreams: %v", err)
+	}
+	publish(b, "discarded", bus.MessageID("id"))
+	publish(b, "left")
 	p.close(c, b)
 	again, err := c.h.Open(e)
 	if err != nil {
 		p.found(Durable, true, "a second Open after Close fails: %v", err)
+		p.found(DurableIDs, false, "a second Open after Close fails")
 		return true
 	}
 	defer p.close(c, again)
@@ -403,6 +420,11 @@ func (p *probe) findDurable(c *C, b bus.Bus, e *Env) bool {
 		p.found(Durable, true, "after Close and Open, Subscribe fails: %v", err)
 	default:
 		p.found(Durable, true, "a stream is there after Close and Open")
+	}
+	if publish(again, "discarded", bus.MessageID("id")) {
+		p.found(DurableIDs, true, "the ID of a message that limits have discarded is known after Close and Open")
+	} else {
+		p.found(DurableIDs, false, "the ID of a message that limits have discarded is forgotten after Close and Open")
 	}
 	return true
 }

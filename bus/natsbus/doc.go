@@ -101,6 +101,11 @@
 // Append (bus.Appender) stores atomic batches, of which a stream holds all or nothing, and sets allow_atomic of the stream
 // for them. A server before 2.12 doesn't know them: there it waits for each message.
 //
+// Message IDs are remembered by the server, which reads them again from the messages that a stream holds when it starts. So the ID of a message
+// that limits have discarded is forgotten at a restart, also within StreamConfig.Duplicates: published again under it,
+// the message is stored once more. In a cluster that happens when a member leads that was restarted since. Let the limits hold what comes
+// within Duplicates where that matters.
+//
 // A message has at most 1 MiB, header included, on the embedded server, and elsewhere what that server allows, less 4 KiB for
 // the headers of NATS itself, which handlers don't see. A group is a pull consumer: a durable one has
 // the group's name, and what a process that dies was handling is given to another one after 5 s. The processes of

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -114,11 +115,21 @@ func (b *Bus) read() error {
 		whole += int64(len(text))
 		b.restore(last)
 	}
+	b.forgetDiscarded()
 	if err := file.Truncate(whole); err != nil {
 		return err
 	}
 	b.log = &log{file: file, w: file}
 	return b.begin(last.Closed)
+}
+
+// forgetDiscarded is of the bug idsOfHeld: what limits have discarded has left no ID.
+func (b *Bus) forgetDiscarded() {
+	for _, st := range b.streams {
+		maps.DeleteFunc(st.ids, func(_ string, r remembered) bool {
+			return b.bug("idsOfHeld") && !slices.ContainsFunc(st.msgs, func(m *bus.Message) bool { return m.Cursor == r.cursor })
+		})
+	}
 }
 
 // begin notes that the bus is open. Where it has been closed since, what stands at the end of the log must say so:
