@@ -1,11 +1,13 @@
 package natsbus_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -322,4 +324,64 @@ func TestCluster_takesOverAStoreThatStoodAlone(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, append(numberedTexts(500), "while it copied"), got.texts())
 	require.NoError(t, buses[0].Publish(ctx, "chat.new", []byte("goes on here")))
+}
+
+func TestCluster_aMemberSaysThatItsMachineHasCrashed(t *testing.T) {
+	t.Parallel() // most of it waits
+	for _, row := range []struct {
+		name  string
+		sync  time.Duration
+		boot  string // as noted; "": the member was closed
+		warns bool
+	}{
+		{"closed", 0, "", false},
+		{"crashed", 0, "another start", true},
+		{"crashed with all on the disk", natsbus.SyncAlways, "another start", false},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
+			configs := memberConfigs(t)
+			var said bytes.Buffer
+			var opening sync.WaitGroup
+			buses := make([]bus.Bus, len(configs))
+			open := func(log io.Writer) {
+				for i, c := range configs {
+					c.Sync = row.sync
+					opening.Go(func() {
+						logger := slog.New(slog.DiscardHandler)
+						if i == 0 {
+							logger = slog.New(slog.NewTextHandler(log, nil))
+						}
+						var err error
+						if buses[i], err = c.Open(t.Context(), bus.WithLogger(logger)); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				opening.Wait()
+				require.False(t, t.Failed())
+			}
+			closeAll := func() {
+				for _, b := range buses {
+					opening.Go(func() {
+						if err := b.Close(context.Background()); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				opening.Wait()
+			}
+			open(io.Discard)
+			noted := filepath.Join(configs[0].Dir, "jitney.boot")
+			require.FileExists(t, noted)
+			closeAll()
+			require.NoFileExists(t, noted)
+			if row.boot != "" {
+				require.NoError(t, os.WriteFile(noted, []byte(row.boot), 0o600))
+			}
+			open(&said)
+			closeAll()
+			require.Equal(t, row.warns, strings.Contains(said.String(), "the machine has crashed under this member"), said.String())
+		})
+	}
 }

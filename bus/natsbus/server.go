@@ -34,6 +34,7 @@ type embedded struct {
 	lock    *os.File
 	disk    *disk
 	commits *commits // nil: no publish waits for the disk
+	booted  bool     // beginBoot has noted it
 	lives   *lives
 	copies  *copies
 	server  *server.Server
@@ -83,6 +84,12 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 		}
 		if e.disk, err = openDisk(e.dir); err != nil {
 			return err
+		}
+		if e.cfg.Cluster != nil {
+			if err := e.beginBoot(); err != nil {
+				return err
+			}
+			e.booted = true
 		}
 	}
 	return e.run(ctx, opts)
@@ -227,6 +234,9 @@ func (e *embedded) stop() error {
 	if e.disk != nil {
 		// The server leaves its files to the system.
 		err = errors.Join(syncStore(e.disk.dir), e.disk.dir.Close())
+	}
+	if e.booted && err == nil {
+		err = e.endBoot()
 	}
 	if e.lives != nil {
 		// The stop is a clean one only if the disk has it all. Otherwise the next Open looks at all files.

@@ -52,6 +52,31 @@ func (e *embedded) claim() error {
 	return fmt.Errorf("the store in %s is that of a %s, not of a %s: give each member a directory of its own, and keep its name", e.dir, was, owner)
 }
 
+// bootFile is in a member's store while it is open, and holds which start of the machine that was.
+const bootFile = "jitney.boot"
+
+// beginBoot notes that a member's store is open, and tells if the machine has crashed since it was: what the member had acknowledged
+// to the others may be gone from its disk, and if it is gone from more than half of them, they may store something else in its
+// place, each its own, and the server doesn't notice.
+func (e *embedded) beginBoot() error {
+	path := filepath.Join(e.dir, bootFile)
+	was, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return storeError(e.dir, err)
+	}
+	if err == nil && string(was) != bootID() && !e.level.always {
+		e.log.Warn("natsbus: the machine has crashed under this member, which may have lost the end of its streams; if the others crashed at the same time, "+
+			"start all but one of them with an empty directory", "dir", e.dir)
+	}
+	if err := replaceFile(path, []byte(bootID())); err != nil {
+		return storeError(e.dir, err)
+	}
+	return nil
+}
+
+// endBoot notes that the store is closed, and the disk has it.
+func (e *embedded) endBoot() error { return os.Remove(filepath.Join(e.dir, bootFile)) }
+
 // unmarkedOwner finds out whose a store is that nobody has marked; "" where there is none.
 func unmarkedOwner(dir string) (string, error) {
 	entries, err := os.ReadDir(filepath.Join(dir, "jetstream"))
