@@ -1,6 +1,10 @@
 package main
 
-import "time"
+import (
+	"time"
+
+	"github.com/jitney-go/jitney/bus/natsbus"
+)
 
 // pairs is all there is to measure.
 var pairs = []pair{
@@ -47,6 +51,18 @@ var pairs = []pair{
 	{
 		name: "natsbus/sync-always-64", unit: "messages/s", open: openSyncThroughput,
 		about: "ack-64 where the disk has what is acknowledged; floor: as before",
+	},
+	{
+		name: "natsbus/cluster-ack-1", unit: "µs", less: true, open: openCluster(0),
+		about: "ack-1 where two of three members must have the message, all on this machine; floor: js.Publish to the same member, over TCP",
+	},
+	{
+		name: "natsbus/cluster-ack-1-fast", unit: "µs", less: true, open: openCluster(natsbus.SyncFast),
+		about: "the same with sync=fast",
+	},
+	{
+		name: "natsbus/cluster-ack-1-always", unit: "µs", less: true, open: openCluster(natsbus.SyncAlways),
+		about: "the same with sync=always. TMPDIR must be on a disk",
 	},
 	{
 		name: "natsbus/live-p50", unit: "µs", less: true, open: openLive(0.5, time.Second),
