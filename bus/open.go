@@ -9,7 +9,8 @@ import (
 	"sync"
 )
 
-// Opener opens the bus that u describes. It refuses what it doesn't know in u by name.
+// Opener opens the bus that u describes. It refuses what it doesn't know in u by name. Unless "//" follows the scheme,
+// u.OmitHost is true.
 type Opener func(ctx context.Context, u *url.URL, o OpenOptions) (Bus, error)
 
 var (
@@ -64,6 +65,7 @@ func Open(ctx context.Context, rawURL string, opts ...OpenOption) (Bus, error) {
 		// The error of net/url repeats the URL with its password.
 		return nil, fmt.Errorf("bus: open %q: not a URL", Redacted(rawURL))
 	}
+	u.OmitHost = !strings.HasPrefix(rest, "//") // "nats:" and "nats://" are the same to net/url
 	openersMu.RLock()
 	open := openers[u.Scheme]
 	openersMu.RUnlock()

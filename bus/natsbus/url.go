@@ -72,7 +72,7 @@ const (
 )
 
 func openURL(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error) {
-	if u.Host != "" {
+	if !u.OmitHost {
 		c, err := parseClient(u)
 		if err != nil {
 			return nil, err
@@ -87,6 +87,9 @@ func openURL(ctx context.Context, u *url.URL, o bus.OpenOptions) (bus.Bus, error
 }
 
 func parseClient(u *url.URL) (c Client, err error) {
+	if u.Hostname() == "" { // as of a variable that isn't set
+		return c, errors.New("no host follows \"//\": name one (nats://HOST:PORT), or write nats:DIR, without \"//\", for an embedded server")
+	}
 	if u.Path != "" && u.Path != "/" {
 		return c, fmt.Errorf("a server's URL has no path (%s); a directory is written nats:%s", u.Path, u.Path)
 	}

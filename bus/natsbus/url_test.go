@@ -98,6 +98,15 @@ func TestOpen_refusesWhatIsUnknownContradictoryOrIncomplete(t *testing.T) {
 		"nats://h:1?replicas=6":                      "at most 5",
 		"nats://h:1?tls-ca=/no":                      `parameter "tls-ca": open /no`,
 		"nats://h:1?token-env=JITNEY_TEST_SECRET&x=": `unknown parameter "x"`,
+
+		// A host that a variable was to hold.
+		"nats://":                          `no host follows "//"`,
+		"nats://?tls-ca=system":            `no host follows "//"`,
+		"nats://:4222":                     `no host follows "//"`,
+		"nats://u:geheim@":                 `no host follows "//"`,
+		"nats://u:geheim@:4222":            `no host follows "//"`,
+		"nats://" + dir + "/store":         `no host follows "//"`,
+		"nats://" + dir + "/store?sync=1s": "or write nats:DIR",
 	} {
 		_, err := bus.Open(t.Context(), url)
 		require.ErrorContains(t, err, want, url)
