@@ -163,6 +163,25 @@ func TestOpen_saysWhatIsWrong(t *testing.T) {
 	require.NoError(t, b.Close(t.Context()))
 }
 
+func TestOpen_saysAtOnceThatAPortIsTaken(t *testing.T) {
+	used, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer used.Close()
+	addr := used.Addr().String()
+	for _, params := range []string{
+		"listen=" + addr,
+		"leaf-listen=" + addr + "&token=geheim",
+		"cluster=chat&member=n1&secret=geheim&route-listen=" + addr + "&routes=127.0.0.1:1,127.0.0.1:2," + addr,
+	} {
+		began := time.Now()
+		_, err := bus.Open(t.Context(), "nats:"+t.TempDir()+"?"+params, quietly())
+		require.ErrorIs(t, err, bus.ErrUnavailable)
+		require.ErrorContains(t, err, "address already in use", params)
+		require.ErrorContains(t, err, "choose another one", params)
+		require.Less(t, time.Since(began), 15*time.Second, "it doesn't wait for a server that won't be ready")
+	}
+}
+
 // listening returns the addresses on which this process listens.
 func listening(t *testing.T) []string {
 	t.Helper()

@@ -21,6 +21,7 @@ import (
 const (
 	lockFile     = "jitney.lock"
 	startTimeout = 30 * time.Second
+	startLook    = 50 * time.Millisecond // the server itself looks twice within it
 	noLimit      = 1 << 60
 )
 
@@ -152,11 +153,13 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, time.Until(deadline))
 	}
-	if !s.ReadyForConnections(timeout) {
+	for end := time.Now().Add(timeout); !s.ReadyForConnections(min(startLook, time.Until(end))); {
 		if err := e.failure(); err != nil {
 			return err
 		}
-		return fmt.Errorf("%w: the embedded server isn't ready after %s", bus.ErrUnavailable, timeout.Round(time.Millisecond))
+		if time.Now().After(end) {
+			return fmt.Errorf("%w: the embedded server isn't ready after %s", bus.ErrUnavailable, timeout.Round(time.Millisecond))
+		}
 	}
 	switch {
 	case e.cfg.Leaf != nil:
@@ -273,6 +276,9 @@ func (e *embedded) Errorf(format string, args ...any) {
 func (e *embedded) Fatalf(format string, args ...any) {
 	text := e.redacted(fmt.Sprintf(format, args...))
 	e.log.Error("nats-server: " + text)
+	if strings.HasPrefix(text, "Error listening on ") {
+		text += "; it must be an address of this machine, with a port that no other program has: choose another one in listen, route-listen or leaf-listen"
+	}
 	e.mu.Lock()
 	e.fatal = text
 	e.mu.Unlock()
