@@ -65,7 +65,8 @@ type Bus interface {
 	// here before the call to the handlers (which may still publish) until ctx ends, and
 	// releases everything. A ctx without a deadline is given 5 seconds. Handlers that don't
 	// return by then have their contexts cancelled, and the error is ErrHandlersRunning,
-	// naming their patterns. Close is idempotent; called inside a handler it doesn't wait.
+	// naming their patterns, also when their subscriptions have ended before. What they call
+	// from then on is ErrClosed. Close is idempotent; called inside a handler it doesn't wait.
 	Close(ctx context.Context) error
 }
 
@@ -83,8 +84,8 @@ type Subscription interface {
 	// Unsubscribe ends the subscription. After it has returned nil the handler isn't
 	// running and will not run again. Given the context of a handler of the same bus it
 	// doesn't wait: no new call starts, and Done closes when the running one has returned.
-	// It is idempotent. An error is ctx's: the subscription has ended, but its handler is
-	// still running.
+	// It is idempotent. An error is ctx's, or ErrClosed while the bus is being closed: the
+	// subscription has ended, but its handler is still running.
 	Unsubscribe(ctx context.Context) error
 
 	// CaughtUp is closed when the messages stored at the time of the call of Subscribe

@@ -24,7 +24,7 @@ var callChecks = []Check{
 		Rule: "two running handlers that unsubscribe each other don't wait for each other",
 	},
 	{
-		Name: "CloseUnblocks", Run: closeUnblocks, Needs: []Ability{Streams},
+		Name: "CloseUnblocks", Run: closeUnblocks,
 		Rule:   "Close ends calls that are blocked, with ErrClosed, while it waits for handlers",
 		Origin: "stan.java#79: publishes stay blocked on a connection that was closed",
 	},
@@ -118,9 +118,35 @@ func unsubscribeEachOther(c *C) {
 }
 
 func closeUnblocks(c *C) {
-	b, _ := c.filled(3)
+	// An Unsubscribe that waits for its handler.
+	b := c.Bus()
 	gate, open := c.gate()
+	ending := make(chan struct{})
 	inside := make(chan struct{}, 1)
+	sub := c.subscribeFunc(b, c.subject("free"), func(ctx context.Context, m *bus.Message) error {
+		inside <- struct{}{}
+		<-ctx.Done()
+		close(ending)
+		<-gate
+		return nil
+	})
+	c.publish(b, c.subject("free"), "x")
+	receive(c, inside, "the handler to be called")
+	unsubscribed := make(chan error, 1)
+	c.start(func() { unsubscribed <- sub.Unsubscribe(c.ctx) })
+	receive(c, ending, "the handler's context to end with its subscription")
+	c.closeUnblocks(b, "Unsubscribe, which waits for a handler,", unsubscribed, open)
+	receive(c, sub.Done(), "Done to close")
+	if err := sub.Unsubscribe(c.ctx); err != nil {
+		c.Errorf("Unsubscribe once more: %v", err)
+	}
+	if !c.h.claims(Streams) {
+		return
+	}
+
+	// A Subscribe that waits for its replay.
+	b, _ = c.filled(3)
+	gate, open = c.gate()
 	subscribed := make(chan error, 1)
 	c.start(func() {
 		_, err := b.Subscribe(c.ctx, c.subject("a.>"), func(context.Context, *bus.Message) error {
@@ -134,12 +160,17 @@ func closeUnblocks(c *C) {
 		subscribed <- err
 	})
 	receive(c, inside, "the replay to begin")
+	c.closeUnblocks(b, "Subscribe, which waits for a replay,", subscribed, open)
+}
+
+// closeUnblocks closes a bus, which ends a call that waits for a handler. Then the handler is let go.
+func (c *C) closeUnblocks(b bus.Bus, what string, call <-chan error, open func()) {
 	closed := make(chan error, 1)
 	ctx, cancel := context.WithTimeout(c.ctx, c.h.Settle+c.h.Patience)
 	defer cancel()
 	c.start(func() { closed <- b.Close(ctx) })
-	if err := receive(c, subscribed, "Subscribe, which waits for a replay, to return when the bus is closed"); !errors.Is(err, bus.ErrClosed) {
-		c.Errorf("Subscribe that meets Close: want ErrClosed, have %v", err)
+	if err := receive(c, call, what+" to return when the bus is closed"); !errors.Is(err, bus.ErrClosed) {
+		c.Errorf("%s meets Close: want ErrClosed, have %v", what, err)
 	}
 	open()
 	if err := receive(c, closed, "Close to return"); err != nil {

@@ -46,6 +46,11 @@ var closeChecks = []Check{
 		Origin: "watermill#568: contexts that end before handlers are done",
 	},
 	{
+		Name: "CloseWaitsForEnded", Run: closeWaitsForEnded,
+		Rule:   "Close waits for handlers whose subscription has ended before, however it did, too: they may publish meanwhile, and those that don't return are named",
+		Origin: "bus/driver forgot a subscription at its end, and so the handler that it still ran",
+	},
+	{
 		Name: "CloseUnderFire", Run: closeUnderFire,
 		Rule:   "calls that meet Close return nil or ErrClosed, and nothing panics or hangs",
 		Origin: "nats.go#1882: send on closed channel; watermill#111, #317; membus panicked in a publish that met Close",
@@ -57,8 +62,8 @@ var closeChecks = []Check{
 	},
 	{
 		Name: "CloseStuckHandler", Run: closeStuckHandler,
-		Rule:   "Close ends by its deadline, or else after 5 s, names the patterns whose handlers don't return, whose context it cancels, and leaves nothing but them",
-		Origin: "watermill#285, #351: deadlocks in Close",
+		Rule:   "Close ends by its deadline, or else after 5 s, names the patterns whose handlers don't return, whose context it cancels and whose calls are ErrClosed from then on, and leaves nothing but them",
+		Origin: "watermill#285, #351: deadlocks in Close; bus/driver never stopped a group whose member was stuck",
 	},
 }
 
@@ -431,42 +436,86 @@ func notRefused(refused map[string]error) judge {
 func closeStuckHandler(c *C) {
 	e := c.env()
 	label := fmt.Sprintf("stuck-%d", runs.Add(1))
-	gate, open := c.gate()
-	var stuck bus.Subscription
-	done := c.start(func() { labelled(label, func() { stuck = c.closeStuck(e, gate) }) })
-	receive(c, done, "Close of a bus whose handler is stuck")
+	st := &stuck{c: c, cancelled: make(chan struct{}, 3), after: make(chan error, 12)}
+	st.gate, st.open = c.gate()
+	done := c.start(func() { labelled(label, func() { st.close(e) }) })
+	receive(c, done, "Close of a bus whose handlers are stuck")
 	if c.Failed() {
 		return
 	}
-	c.noneLeft(label, 1)
+	c.noneLeft(label, "(*stuck).handle")
 	b := c.open(e) // nothing is locked
-	h := c.subscribe(b, c.subject("a"))
-	c.publish(b, c.subject("a"), "after")
+	h := c.subscribe(b, c.subject("free"))
+	c.publish(b, c.subject("free"), "after")
 	c.awaitText(h, "after")
-	open()
-	receive(c, stuck.Done(), "Done to close when the handler returns")
-	c.noneLeft(label, 0)
+	st.open()
+	for _, sub := range st.subs {
+		receive(c, sub.Done(), "Done to close when the handler returns")
+	}
+	close(st.after)
+	for err := range st.after {
+		if !errors.Is(err, bus.ErrClosed) {
+			c.Errorf("a call in a handler for which Close hasn't waited: want ErrClosed, have %v", err)
+		}
+	}
+	c.noneLeft(label, "")
 }
 
-// closeStuck closes a bus while one of its handlers waits for the gate.
-func (c *C) closeStuck(e *Env, gate <-chan struct{}) bus.Subscription {
-	b, err := c.h.Open(e) // its last Close may fail, so c.Bus isn't for it
-	if err != nil {
+// stuck is handlers that don't return while their bus is closed.
+type stuck struct {
+	c         *C
+	b         bus.Bus
+	gate      <-chan struct{}
+	open      func()
+	cancelled chan struct{} // for each whose context was
+	subs      []bus.Subscription
+	patterns  []string
+	after     chan error // of calls after Close
+}
+
+// add adds one that has been called.
+func (st *stuck) add(subject string, opts ...bus.SubscribeOption) {
+	c := st.c
+	inside := make(chan struct{}, 1)
+	pattern := c.subject(subject + ".*")
+	st.patterns = append(st.patterns, pattern)
+	st.subs = append(st.subs, c.subscribeFunc(st.b, pattern, func(ctx context.Context, _ *bus.Message) error {
+		inside <- struct{}{}
+		st.handle(ctx)
+		return nil
+	}, opts...))
+	c.publish(st.b, c.subject(subject+".a"), "x")
+	receive(c, inside, "the handler to be called")
+}
+
+func (st *stuck) handle(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		st.cancelled <- struct{}{}
+	case <-st.gate:
+	}
+	<-st.gate
+	c := st.c
+	for _, ctx := range []context.Context{ctx, context.WithoutCancel(ctx)} {
+		_, err := st.b.Subscribe(ctx, c.subject("free"), func(context.Context, *bus.Message) error { return nil })
+		st.after <- err
+		st.after <- st.b.Publish(ctx, c.subject("free"), []byte("late"))
+	}
+}
+
+// close closes the bus while its handlers wait for the gate.
+func (st *stuck) close(e *Env) {
+	c := st.c
+	var err error
+	if st.b, err = c.h.Open(e); err != nil { // its last Close may fail, so c.Bus isn't for it
 		c.Fatalf("Open: %v", err)
 	}
-	inside, cancelled := make(chan struct{}, 1), make(chan struct{})
-	sub := c.subscribeFunc(b, c.subject("stuck.*"), func(ctx context.Context, m *bus.Message) error {
-		inside <- struct{}{}
-		select {
-		case <-ctx.Done():
-			close(cancelled)
-		case <-gate:
-		}
-		<-gate
-		return nil
-	})
-	c.publish(b, c.subject("stuck.a"), "x")
-	receive(c, inside, "the handler to be called")
+	st.add("stuck")
+	st.add("caught")
+	if c.h.claims(Groups) && c.h.claims(Streams) {
+		c.ensure(st.b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.*")}})
+		st.add("held", bus.Group(c.group("g")))
+	}
 	ctx, want := c.ctx, 5*time.Second
 	if !c.h.Bubble { // where the default takes no time
 		var cancel context.CancelFunc
@@ -476,14 +525,18 @@ func (c *C) closeStuck(e *Env, gate <-chan struct{}) bus.Subscription {
 	}
 	began := time.Now()
 	returned := make(chan error, 1)
-	c.start(func() { returned <- b.Close(ctx) })
+	c.start(func() { returned <- st.b.Close(ctx) })
 	err = receive(c, returned, "Close to end by its deadline")
 	if waited := time.Since(began); c.h.Bubble && (waited < want || waited > want+time.Second) {
 		c.Errorf("Close without a deadline waited %v for a handler, want %v", waited, want)
 	}
-	if !errors.Is(err, bus.ErrHandlersRunning) || !strings.Contains(fmt.Sprint(err), c.subject("stuck.*")) {
-		c.Errorf("Close: want ErrHandlersRunning that names %q, have %v", c.subject("stuck.*"), err)
+	if !errors.Is(err, bus.ErrHandlersRunning) {
+		c.Errorf("Close: want ErrHandlersRunning, have %v", err)
 	}
-	receive(c, cancelled, "the stuck handler's context to be cancelled")
-	return sub
+	for _, pattern := range st.patterns {
+		if !strings.Contains(fmt.Sprint(err), pattern) {
+			c.Errorf("Close: want an error that names %q, have %v", pattern, err)
+		}
+		receive(c, st.cancelled, "a stuck handler's context to be cancelled")
+	}
 }

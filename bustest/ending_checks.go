@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -222,18 +223,22 @@ func noLeak(c *C) {
 			return
 		}
 		if round > 0 {
-			c.noneLeft(label, 0)
+			c.noneLeft(label, "")
 		}
 	}
 }
 
-// noneLeft fails the check unless the goroutines of a label come to their end, except for so many kinds of them.
-func (c *C) noneLeft(label string, except int) {
-	left := running(label)
-	for deadline := time.Now().Add(c.h.Patience / 2); len(left) > except && time.Now().Before(deadline); left = running(label) {
+// noneLeft fails the check unless the goroutines of a label come to their end, except for those that are in a function, if one
+// is named.
+func (c *C) noneLeft(label, except string) {
+	look := func() []string {
+		return slices.DeleteFunc(running(label), func(stack string) bool { return except != "" && strings.Contains(stack, except) })
+	}
+	left := look()
+	for deadline := time.Now().Add(c.h.Patience / 2); len(left) > 0 && time.Now().Before(deadline); left = look() {
 		c.wait(5 * time.Millisecond) // they may be on their last line
 	}
-	if len(left) > except {
+	if len(left) > 0 {
 		c.Errorf("%d kinds of goroutines are left:\n%s", len(left), strings.Join(left, "\n"))
 	}
 }

@@ -427,7 +427,7 @@ func closeWithoutServer(c *C) {
 		label := fmt.Sprintf("%s-%s-%d", c.check.Name, how, runs.Add(1))
 		done := c.start(func() { labelled(label, func() { c.loseServer(e, s, how) }) })
 		receive(c, done, "Close of a bus whose server is gone")
-		c.noneLeft(label, 0)
+		c.noneLeft(label, "")
 		if c.Failed() {
 			return
 		}

@@ -211,10 +211,21 @@ func handlerContext(c *C) {
 	h := &history{name: "a handler that waits for its context"}
 	until, cancel := context.WithCancel(c.ctx)
 	defer cancel()
-	for name, end := range map[string]func(sub bus.Subscription) error{
+	endings := map[string]func(sub bus.Subscription) error{
 		"Unsubscribe": func(sub bus.Subscription) error { return sub.Unsubscribe(c.ctx) },
 		"Until":       func(bus.Subscription) error { cancel(); return nil },
-	} {
+	}
+	if r, ok := b.(bus.Remover); ok && c.h.claims(Streams) {
+		removable := func(name string) error { return r.RemoveStream(c.ctx, c.stream(name)) }
+		config := bus.StreamConfig{Name: c.stream("TRY"), Subjects: []string{c.subject("RemoveStream")}}
+		c.ensure(b, config)
+		if !errors.Is(removable("TRY"), bus.ErrUnsupported) {
+			config.Name = c.stream("S")
+			c.ensure(b, config)
+			endings["RemoveStream"] = func(bus.Subscription) error { return removable("S") }
+		}
+	}
+	for name, end := range endings {
 		sub := c.subscribeFunc(b, c.subject(name), func(ctx context.Context, m *bus.Message) error {
 			h.message(m)
 			inside <- struct{}{}

@@ -42,7 +42,7 @@ type Bus struct {
 	ensure  chan struct{} // holds one token: one EnsureStreams at a time
 
 	mu        sync.Mutex
-	subs      set[*subscription]
+	subs      set[*subscription] // an ended one until its handler has returned
 	feeds     map[string]*feed
 	listeners map[listenKey]*listener
 	groups    map[groupKey]*group

@@ -74,6 +74,7 @@ func (b *Bus) shutDown(ctx context.Context) {
 	running := b.endSubscriptions(ctx, subs)
 	b.backend.Interrupt()
 	b.endLife(bus.ErrClosed)
+	b.endGroups()
 	b.endFeeds()
 	b.ending.Wait()
 	err := b.backend.Close()

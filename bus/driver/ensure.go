@@ -251,6 +251,7 @@ func (b *Bus) install() (*table, error) {
 	for _, s := range b.subs.all {
 		switch {
 		case s.route.equal(t.route(s.pattern)):
+		case s.ctx.Err() != nil: // it has ended, or is about to
 		case b.moving && !s.grouped && s.fills == nil:
 			b.moved = append(b.moved, s)
 		default:

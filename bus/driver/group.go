@@ -375,6 +375,19 @@ func (g *group) stopUnused(ctx context.Context) {
 	}
 }
 
+// endGroups stops what a handler that doesn't return would keep.
+func (b *Bus) endGroups() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, g := range b.groups {
+		b.ending.Go(func() {
+			g.turn <- struct{}{}
+			defer func() { <-g.turn }()
+			g.stop()
+		})
+	}
+}
+
 // end ends all subscriptions of the group.
 func (g *group) end(reason error) {
 	g.mu.Lock()

@@ -171,6 +171,9 @@ func (s *subscription) step() bool {
 		s.restLocked()
 		s.mu.Unlock()
 		s.done.fire()
+		lockSoon(&s.b.mu)
+		s.b.subs.remove(s) // until now Close has waited for it
+		s.b.mu.Unlock()
 		return false
 	}
 	s.markCaughtUpLocked()
@@ -520,9 +523,6 @@ func (s *subscription) end(reason error) {
 	if s.leaveFn != nil {
 		s.leaveFn()
 	}
-	s.b.mu.Lock()
-	s.b.subs.remove(s)
-	s.b.mu.Unlock()
 	if s.fills != nil && errors.Is(reason, bus.ErrStreamChanged) {
 		go s.fills.end(reason)
 	}
@@ -548,17 +548,38 @@ func (s *subscription) Unsubscribe(ctx context.Context) error {
 	if s.b.inside(ctx) {
 		return nil
 	}
-	if !s.done.fired() {
-		select {
-		case <-s.done.channel():
-		case <-ctx.Done():
-			return fmt.Errorf("bus: unsubscribe %q: the handler is still running: %w", s.pattern, ctx.Err())
-		}
+	if err := s.awaitEnd(ctx); err != nil {
+		return fmt.Errorf("bus: unsubscribe %q: the handler is still running: %w", s.pattern, err)
 	}
 	if g := s.groupOf(); g != nil {
 		g.stopUnused(ctx)
 	}
 	return nil
+}
+
+// awaitEnd returns when no handler runs any more, or the caller or the bus ends the wait.
+func (s *subscription) awaitEnd(ctx context.Context) error {
+	if s.done.fired() {
+		return nil
+	}
+	select {
+	case <-s.done.channel():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.b.outside.Done():
+	}
+	// The handler's context was cancelled when the subscription ended, as it is when Close waits no longer.
+	grace := time.NewTimer(cancelGrace)
+	defer grace.Stop()
+	select {
+	case <-s.done.channel():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-grace.C:
+		return bus.ErrClosed
+	}
 }
 
 // groupOf returns the group that s is or was a member of.

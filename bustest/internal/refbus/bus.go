@@ -60,6 +60,7 @@ type Bus struct {
 	mu       sync.Mutex
 	streams  []*stream
 	subs     []*subscription
+	leaving  []*subscription // ended ones whose handlers haven't returned
 	closing  bool
 	closed   bool
 	closeErr error
@@ -179,6 +180,9 @@ func (b *Bus) heeded(ctx context.Context, bug string) context.Context {
 
 // refuse is what every call checks first. b.mu is held. Handlers go on until the end.
 func (b *Bus) refuse(ctx context.Context) error {
+	if b.inHandler(ctx) && b.bug("stuckGoesOn") {
+		return nil
+	}
 	if b.closed || b.closing && (!b.inHandler(ctx) || b.bug("closeRefusesHandlers")) {
 		return bus.ErrClosed
 	}

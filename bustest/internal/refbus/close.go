@@ -63,7 +63,10 @@ func (b *Bus) finish(ctx context.Context) {
 		_ = pauseUntil(ctx, 10*time.Millisecond) // so that calls meet it
 	}
 	b.mu.Lock()
-	subs := slices.Clone(b.subs)
+	subs := slices.Concat(b.subs, b.leaving)
+	if b.bug("endedForgotten") {
+		subs = slices.Clone(b.subs)
+	}
 	for _, s := range subs {
 		if b.bug("dropOnClose") {
 			s.queue = nil
@@ -89,13 +92,9 @@ func (b *Bus) finish(ctx context.Context) {
 		case <-s.done:
 		case <-ctx.Done():
 			s.end(bus.ErrClosed)
-			grace := time.NewTimer(20 * time.Millisecond) // a handler that heeds its context
-			select {
-			case <-s.done:
-			case <-grace.C:
+			if !s.heedsContext() {
 				stuck = append(stuck, s.pattern)
 			}
-			grace.Stop()
 		}
 	}
 	for _, s := range subs {
@@ -104,6 +103,13 @@ func (b *Bus) finish(ctx context.Context) {
 	b.detach(ctx)
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	switch {
+	case len(stuck) == 0:
+	case b.bug("oneStuckNamed"):
+		stuck = stuck[:1]
+	case b.bug("stuckLeaks"):
+		go func() { select {} }()
+	}
 	if len(stuck) > 0 && !b.bug("stuckUnsaid") {
 		b.closeErr = b.wrap("close", strings.Join(stuck, ", "), bus.ErrHandlersRunning, nil)
 	}

@@ -155,7 +155,7 @@ func (p *process) Close(ctx context.Context) error {
 	}
 	p.waitAsync()
 	p.mu.Lock()
-	subs := p.members(func(s *subscription) bool { return s.process == p })
+	subs := slices.DeleteFunc(slices.Concat(p.subs, p.leaving), func(s *subscription) bool { return s.process != p })
 	p.mu.Unlock()
 	for _, s := range subs {
 		s.end(bus.ErrClosed)

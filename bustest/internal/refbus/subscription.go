@@ -260,8 +260,7 @@ func (s *subscription) next() (*bus.Message, *bus.Problem) {
 			s.last = nil
 			return nil, last
 		}
-		s.running, s.over = false, true
-		close(s.done)
+		s.finished()
 		return nil, nil
 	}
 	var m *bus.Message
@@ -276,13 +275,19 @@ func (s *subscription) next() (*bus.Message, *bus.Problem) {
 	case m != nil || p != nil:
 	case s.b.closing:
 		s.endLocked(bus.ErrClosed)
-		s.running, s.over = false, true
-		close(s.done)
+		s.finished()
 	default:
 		s.checkCaughtUp()
 		s.running = false
 	}
 	return m, p
+}
+
+// finished: the handler isn't running and will not run again. b.mu is held.
+func (s *subscription) finished() {
+	s.running, s.over = false, true
+	close(s.done)
+	s.b.leaving = slices.DeleteFunc(s.b.leaving, func(other *subscription) bool { return other == s })
 }
 
 // take removes what comes next. b.mu is held.
@@ -374,7 +379,9 @@ func (s *subscription) endLocked(err error) {
 	}
 	s.ended, s.err = true, err
 	s.stopUntil()
-	if !s.b.bug("contextKept") || errors.Is(err, bus.ErrClosed) {
+	switch {
+	case s.b.bug("contextKept") && !errors.Is(err, bus.ErrClosed), s.b.bug("contextKeptOnChange") && errors.Is(err, bus.ErrStreamChanged):
+	default:
 		s.cancel()
 	}
 	if errors.Is(err, bus.ErrStreamChanged) && !s.b.bug("changeUntold") {
@@ -384,6 +391,7 @@ func (s *subscription) endLocked(err error) {
 		s.b.leaked = append(s.b.leaked, s.handler)
 	}
 	s.b.subs = slices.DeleteFunc(s.b.subs, func(other *subscription) bool { return other == s })
+	s.b.leaving = append(s.b.leaving, s)
 	s.left()
 	if s.b.bug("removeByFunc") {
 		for _, other := range s.b.subs {
@@ -422,11 +430,32 @@ func (s *subscription) Unsubscribe(ctx context.Context) error {
 	if s.b.bug("unsubWaits") {
 		<-s.done
 	}
+	ends := s.b.ends
+	if s.b.bug("unsubOutlivesClose") {
+		ends = nil
+	}
 	select {
 	case <-s.done:
 		return nil
 	case <-ctx.Done():
 		return s.b.wrap("unsubscribe", s.pattern, ctx.Err(), nil)
+	case <-ends:
+	}
+	if s.heedsContext() {
+		return nil
+	}
+	return s.b.wrap("unsubscribe", s.pattern, bus.ErrClosed, nil)
+}
+
+// heedsContext reports whether the handler returns soon after its context was cancelled.
+func (s *subscription) heedsContext() bool {
+	grace := time.NewTimer(20 * time.Millisecond)
+	defer grace.Stop()
+	select {
+	case <-s.done:
+		return true
+	case <-grace.C:
+		return false
 	}
 }
 
