@@ -280,13 +280,12 @@ func receive[T any](c *C, ch <-chan T, what string) T {
 	return v
 }
 
-// until calls ok every few milliseconds until it is true.
+// until calls ok every few milliseconds until it is true, and less often after a while, since it may be work.
 func (c *C) until(what string, patience time.Duration, ok func(try int) bool) {
 	end := time.NewTimer(patience)
 	defer end.Stop()
-	pause := time.NewTicker(5 * time.Millisecond)
-	defer pause.Stop()
 	for try := 1; !ok(try); try++ {
+		pause := time.NewTimer(min(time.Duration(try)*time.Millisecond, 100*time.Millisecond))
 		select {
 		case <-pause.C:
 		case <-end.C:

@@ -2,6 +2,7 @@ package bustest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -87,7 +88,7 @@ var mutants = []mutant{
 	{bug: "dedupRace", check: "MessageIDAtOnce"},
 	{bug: "idShared", check: "MessageIDPerStream"},
 	{bug: "windowForever", check: "DuplicateWindow"},
-	{bug: "windowShort", check: "DuplicateWindow", child: true, bubble: true},
+	{bug: "windowShort", check: "DuplicateWindow", child: true, bubble: true, said: "was taken again within"},
 	{bug: "expectRace", check: "ExpectAtOnce"},
 	{bug: "expectEver", check: "ExpectNoneNow"},
 
@@ -441,53 +442,89 @@ var mutants = []mutant{
 	{bug: "epochKept", check: "NoDurable", cfg: refbus.Config{Volatile: true}},
 }
 
-// harness is what catches m: short waits, since it is a bus that doesn't answer.
-func (m mutant) harness() Harness {
+const (
+	// noBug is the bug of a bus that has none.
+	noBug = "none"
+	// mutantPatience is short, since what catches a mutant is often that it doesn't answer. In a bubble it takes no
+	// time, and what a mutant must be seen to wait for is longer.
+	mutantPatience, bubblePatience = time.Second, 4 * time.Minute
+	maxMutantPatience              = 4 * time.Minute
+	// mutantTries: on a machine that is busy enough it is the scheduler's choice whether some bugs show.
+	mutantTries    = 5
+	mutantVariable = "BUSTEST_MUTANT"
+)
+
+// busy are the checks that work rather than wait: side by side with others they would take long.
+var busy = []string{
+	"AsyncBounded", "AsyncClose", "AsyncDone", "AsyncOrder", "AsyncOutcomes", "Burst", "CloseFlushes", "CloseUnderFireKept",
+	"FIFOPerPublisher", "GroupChurn", "MatchModel", "Residue", "SlowHandlerAlone", "TotalOrder",
+}
+
+// trial is one run of a mutant's check.
+type trial struct {
+	Mutant   int  // where it stands in the table, for a child
+	Control  bool // on the bus without the bug
+	Patience time.Duration
+}
+
+// outcome is how a trial ended.
+type outcome struct {
+	passed, caught bool // neither: the check failed and didn't say what it must
+	line           string
+}
+
+func (m mutant) harness(t trial) Harness {
 	cfg := m.cfg
 	cfg.Bug = m.bug
+	if t.Control {
+		cfg.Bug = noBug
+	}
 	h := reference(cfg)
 	h.Match = regexp.MustCompile("^" + m.check + "$")
-	h.Patience = time.Second
-	if m.bubble {
-		h.Patience = time.Minute // which takes none, and what it must be seen to wait for is longer
-	}
+	h.Patience = t.Patience
 	h.Settle = defaultSettle // what a mutant does late must be seen on a busy machine, too
 	h.Bubble = cfg.Tick > 0 || m.bubble
 	return h
 }
 
-const (
-	mutantVariable = "BUSTEST_MUTANT"
-	// mutantTries: on a machine that is busy enough it is the scheduler's choice whether some bugs show.
-	mutantTries = 5
-)
-
 func TestMutants_areCaughtByTheirCheck(t *testing.T) {
 	catches := map[string]bool{}
 	caught, lines := make([]bool, len(mutants)), make([]string, len(mutants))
 	dir := t.TempDir() // not all live to remove their own
-	var wg sync.WaitGroup
-	room := make(chan struct{}, 16) // most of them wait
+	var alone, few, many []func()
 	for i, m := range mutants {
-		require.Truef(t, slices.ContainsFunc(Checks(), func(c Check) bool { return c.Name == m.check }), "no check %s", m.check)
+		at := slices.IndexFunc(Checks(), func(c Check) bool { return c.Name == m.check })
+		require.GreaterOrEqual(t, at, 0, "no check %s", m.check)
+		require.Equal(t, m.child, m.said != "", "%s, %s: a child fails for many reasons", m.bug, m.check)
 		catches[m.check] = true
-		wg.Go(func() {
-			room <- struct{}{}
-			defer func() { <-room }()
-			for try := 1; try <= mutantTries && !caught[i]; try++ {
-				if caught[i], lines[i] = m.examine(dir); try > 1 {
-					lines[i] += fmt.Sprintf(", in try %d", try)
-				}
-			}
-		})
+		patience := mutantPatience
+		switch {
+		case m.bubble:
+			patience = bubblePatience
+		case Checks()[at].alone, slices.Contains(busy, m.check):
+			patience *= 2
+		}
+		hunt := func() {
+			caught[i], lines[i] = hunt(patience, func(t trial) outcome { t.Mutant = i; return m.run(dir, t) })
+		}
+		switch {
+		case Checks()[at].alone:
+			alone = append(alone, hunt)
+		case slices.Contains(busy, m.check):
+			few = append(few, hunt)
+		default:
+			many = append(many, hunt)
+		}
 	}
-	wg.Wait()
+	atOnce(1, alone)
+	atOnce(3, few)
+	atOnce(16, many) // most of them wait
 	survived := 0
 	for i, m := range mutants {
 		t.Logf("%-20s %-24s %s", m.bug, m.check, lines[i])
 		if !caught[i] {
 			survived++
-			t.Errorf("%s survives %s", m.bug, m.check)
+			t.Errorf("%s survives %s: %s", m.bug, m.check, lines[i])
 		}
 	}
 	for _, check := range Checks() {
@@ -498,32 +535,108 @@ func TestMutants_areCaughtByTheirCheck(t *testing.T) {
 	t.Logf("mutants: %d caught, %d survived", len(mutants)-survived, survived)
 }
 
-// examine reports whether the check catches m, and how.
-func (m mutant) examine(dir string) (caught bool, line string) {
+// atOnce calls all fs, n at a time.
+func atOnce(n int, fs []func()) {
+	var wg sync.WaitGroup
+	room := make(chan struct{}, n)
+	for _, f := range fs {
+		wg.Go(func() {
+			room <- struct{}{}
+			defer func() { <-room }()
+			f()
+		})
+	}
+	wg.Wait()
+}
+
+// hunt reports whether the check catches a mutant, and how. That it fails isn't enough, since a bus that is only slow
+// fails it, too: the bus without the bug has to pass in a quarter of the patience, before and after. Where it doesn't,
+// the patience is too short for this machine as it is now.
+func hunt(patience time.Duration, run func(trial) outcome) (caught bool, line string) {
+	for try := 1; try <= mutantTries; {
+		o := run(trial{Control: true, Patience: patience / 4})
+		if o.passed {
+			if o = run(trial{Patience: patience}); !o.caught {
+				line = o.line
+				try++
+				continue
+			}
+			caught, line = true, o.line
+			o = run(trial{Control: true, Patience: patience / 4})
+		}
+		switch {
+		case o.passed && try > 1:
+			return caught, fmt.Sprintf("%s, in try %d", line, try)
+		case o.passed:
+			return caught, line
+		case patience >= maxMutantPatience:
+			return false, "without the bug: " + o.line
+		}
+		patience *= 4
+	}
+	return false, line
+}
+
+// A bus that takes its time isn't caught, however long it takes.
+func TestHunt_slownessIsNoBug(t *testing.T) {
+	for _, takes := range []time.Duration{0, time.Second / 5, time.Second / 2, 2 * time.Second, 30 * time.Second, time.Hour} {
+		bus := func(slowness time.Duration) func(trial) outcome {
+			return func(t trial) outcome {
+				d := takes
+				if !t.Control {
+					d += slowness
+				}
+				return outcome{passed: d <= t.Patience, caught: d > t.Patience}
+			}
+		}
+		caught, line := hunt(mutantPatience, bus(2*takes)) // which is the noise of a machine
+		require.False(t, caught, "%v: %s", takes, line)
+		caught, line = hunt(mutantPatience, bus(24*time.Hour))
+		require.Equal(t, takes < time.Hour, caught, "%v: %s", takes, line)
+	}
+	// It is slow for a while only.
+	runs := 0
+	caught, _ := hunt(mutantPatience, func(t trial) outcome {
+		runs++
+		slow := runs == 2 || runs == 3
+		return outcome{passed: !slow, caught: slow}
+	})
+	require.False(t, caught)
+}
+
+func (m mutant) run(dir string, t trial) outcome {
 	if !m.child {
-		h := m.harness()
+		h := m.harness(t)
 		h.TempDir = dir
 		res, ok := Examine(context.Background(), h).Result(m.check)
-		return ok && res.Status == Failed, fmt.Sprintf("%s in %v", res.Status, res.Duration.Round(time.Millisecond))
+		line := fmt.Sprintf("%s in %v", res.Status, res.Duration.Round(time.Millisecond))
+		if t.Control {
+			line += "\n" + res.Reason
+		}
+		return outcome{passed: ok && res.Status == Passed, caught: ok && res.Status == Failed, line: line}
+	}
+	which, err := json.Marshal(t)
+	if err != nil {
+		return outcome{line: err.Error()}
 	}
 	cmd := exec.Command(os.Args[0], "-test.run=^TestMutantInChild$", "-test.count=1")
-	cmd.Env = append(os.Environ(), mutantVariable+"="+m.bug, "TMPDIR="+dir)
+	cmd.Env = append(os.Environ(), mutantVariable+"="+string(which), "TMPDIR="+dir)
 	out, err := cmd.CombinedOutput()
-	line = fmt.Sprintf("in a child: %v", err)
-	if err != nil && !strings.Contains(string(out), m.said) {
-		return false, line + "\n" + string(out)
+	o := outcome{passed: err == nil, caught: err != nil && strings.Contains(string(out), m.said), line: fmt.Sprintf("in a child: %v", err)}
+	if !o.passed && !o.caught {
+		o.line += "\n" + string(out)
 	}
-	return err != nil, line
+	return o
 }
 
 // TestMutantInChild fails in the child that TestMutants starts; on its own it does
 // nothing.
 func TestMutantInChild(t *testing.T) {
-	bug := os.Getenv(mutantVariable)
-	if bug == "" {
+	which := os.Getenv(mutantVariable)
+	if which == "" {
 		t.Skip("it is for the child that TestMutants starts")
 	}
-	i := slices.IndexFunc(mutants, func(m mutant) bool { return m.bug == bug && m.child })
-	require.GreaterOrEqual(t, i, 0)
-	Run(t, mutants[i].harness())
+	var its trial
+	require.NoError(t, json.Unmarshal([]byte(which), &its))
+	Run(t, mutants[its.Mutant].harness(its))
 }

@@ -213,7 +213,9 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		return nil, err
 	}
 	if b.bug("quadraticSub") {
-		slices.SortFunc(slices.Clone(b.subs), func(s, t *subscription) int { return strings.Compare(t.pattern, s.pattern) })
+		for range 10 { // far from what a slow machine makes of the correct bus
+			slices.SortFunc(slices.Clone(b.subs), func(s, t *subscription) int { return strings.Compare(t.pattern, s.pattern) })
+		}
 	}
 	s, err := b.position(ctx, pattern, handler, o)
 	if err != nil {
