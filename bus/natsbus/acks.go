@@ -254,11 +254,18 @@ func parseAck(data []byte) (stream string, sequence uint64, ok bool) {
 }
 
 // forbidden is told of what the server refuses to a user, which it says apart from any
-// answer and only as text (Permissions Violation for Publish to "SUBJECT").
+// answer and only as text (Permissions Violation for Publish to "SUBJECT", or Subscription to).
 func (b *backend) forbidden(err error) {
-	_, rest, ok := strings.Cut(err.Error(), `Publish to "`)
-	subject, _, ok2 := strings.Cut(rest, `"`)
-	if !ok || !ok2 {
+	before, rest, _ := strings.Cut(err.Error(), `"`)
+	subject, _, _ := strings.Cut(rest, `"`)
+	needs := fmt.Errorf("%w: this user may not do what JetStream needs: publish on %s> and subscribe to _INBOX.>", bus.ErrForbidden, b.api)
+	switch {
+	case strings.HasSuffix(before, "Subscription to "):
+		if strings.HasPrefix(subject, nats.InboxPrefix) && strings.HasSuffix(subject, ".*") { // answers come there
+			b.link.end(needs, func(string) bool { return true })
+		}
+		return
+	case !strings.HasSuffix(before, "Publish to "), b.link.end(needs, func(asked string) bool { return asked == subject }):
 		return
 	}
 	refused := fmt.Errorf("%w: this user may not publish on it", bus.ErrForbidden)

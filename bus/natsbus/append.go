@@ -147,8 +147,7 @@ func (b *backend) batches(ctx context.Context, s driver.Stream) (can bool, err e
 		var updated streamInfo
 		var refused *apiError
 		err = b.ask(ctx, "$JS.API.STREAM.UPDATE."+s.Config.Name, config, &updated)
-		forbidden := errors.Is(err, context.DeadlineExceeded) && b.rc.IsConnected() // then there is no answer
-		if err != nil && !errors.As(err, &refused) && !forbidden {
+		if err != nil && !errors.As(err, &refused) && !errors.Is(err, bus.ErrForbidden) {
 			return false, err
 		}
 		can = updated.Config.AllowAtomic // not if it was refused

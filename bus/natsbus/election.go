@@ -156,9 +156,12 @@ func (b *backend) question(ctx context.Context, subject string, body []byte, ans
 		try, cancel = context.WithTimeout(ctx, wait)
 	}
 	defer cancel()
-	try, unlink := b.link.context(try)
+	try, unlink := b.link.context(try, b.call(subject))
 	defer unlink()
 	m, err := b.rc.RequestWithContext(try, b.call(subject), body)
+	if cause := context.Cause(try); err != nil && errors.Is(cause, bus.ErrForbidden) {
+		return cause
+	}
 	if err != nil && context.Cause(try) == errCut {
 		if b.elects {
 			return fmt.Errorf("%w: %w", errNoAnswer, errCut) // another one may know

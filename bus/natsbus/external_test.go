@@ -423,6 +423,57 @@ func TestElsewhere_publishingWhatTheUserMayNotIsForbidden(t *testing.T) {
 	require.NoError(t, b.Publish(ctx, "chat.Go", nil), "the rest is permitted")
 }
 
+// The server says so apart from any answer, which would be waited for in vain.
+func TestElsewhere_askingWhatTheUserMayNotIsForbidden(t *testing.T) {
+	listed := &server.Permissions{ // as docs/operate.md has them
+		Publish:   &server.SubjectPermission{Allow: []string{"$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "_INBOX.jitney-group.>", "chat.>"}},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>", "chat.>"}},
+	}
+	publishes := func(deny string) *server.Permissions {
+		return &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{deny}}}
+	}
+	s := startServerWith(t, server.Options{Port: -1, StoreDir: t.TempDir(), Users: []*server.User{
+		{Username: "all", Password: "x"},
+		{Username: "listed", Password: "x", Permissions: listed},
+		{Username: "unasking", Password: "x", Permissions: publishes("$JS.API.>")},
+		{Username: "deaf", Password: "x", Permissions: &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"_INBOX.>"}}}},
+		{Username: "uncreating", Password: "x", Permissions: publishes("$JS.API.STREAM.CREATE.*")},
+		{Username: "unreading", Password: "x", Permissions: publishes("$JS.API.DIRECT.GET.>")},
+		{Username: "unchanging", Password: "x", Permissions: publishes("$JS.API.STREAM.UPDATE.*")},
+	}})
+	ctx := t.Context()
+	url := func(user string) string { return "nats://" + user + ":x@" + s.Addr().String() }
+	forbidden := func(err error) {
+		t.Helper()
+		require.ErrorIs(t, err, bus.ErrForbidden)
+		require.NotErrorIs(t, err, context.DeadlineExceeded)
+		require.ErrorContains(t, err, "publish on $JS.API.> and subscribe to _INBOX.>")
+	}
+	for _, user := range []string{"unasking", "deaf"} {
+		_, err := bus.Open(ctx, url(user), quietly())
+		forbidden(err)
+	}
+	forbidden(openURL(t, url("uncreating"), quietly()).EnsureStreams(ctx, chat))
+	var problems collector
+	allowed := openURL(t, url("listed"), quietly(), bus.OnError(problems.hook))
+	useOf(t, allowed)
+	for _, options := range [][]bus.SubscribeOption{{}, {bus.Group("g")}, {bus.DurableGroup("d"), bus.Attempts(0)}} {
+		var got collector
+		_, err := allowed.Subscribe(ctx, "chat.*", got.handle, options...)
+		require.NoError(t, err)
+		require.NoError(t, allowed.Publish(ctx, "chat.Go", nil))
+		eventually(t, func() bool { return len(got.texts()) > 0 }, "a message")
+	}
+	require.NoError(t, allowed.Close(ctx))
+	_, err := openURL(t, url("unreading"), quietly()).Subscribe(ctx, "chat.*", func(context.Context, *bus.Message) error { return nil }, bus.LastPerSubject())
+	forbidden(err)
+	b := openURL(t, url("unchanging"), quietly(), bus.OnError(problems.hook))
+	require.NoError(t, openURL(t, url("all")).EnsureStreams(ctx, bus.StreamConfig{Name: "LOG", Subjects: []string{"log"}}))
+	_, err = b.(bus.Appender).Append(ctx, "LOG", bus.Cursor{}, &bus.Message{Subject: "log"}, &bus.Message{Subject: "log"})
+	require.NoError(t, err, "without an atomic batch, which the stream isn't to be changed for")
+	require.Empty(t, problems.problems)
+}
+
 // A client that writes its protocol by hand can store a header that no client can read.
 func TestElsewhere_skipsAndReportsAHeaderThatIsNone(t *testing.T) {
 	s := startServer(t, t.TempDir(), -1)

@@ -99,7 +99,8 @@ func (g *gets) ask(ctx context.Context, stream string, r getRequest) (*getResult
 		ctx, cancel = context.WithTimeout(ctx, askTimeout)
 		defer cancel()
 	}
-	linked, unlink := g.b.link.context(ctx)
+	subject := g.b.call("$JS.API.DIRECT.GET." + stream)
+	linked, unlink := g.b.link.context(ctx, subject)
 	defer unlink()
 	x := &getting{stream: stream, last: len(r.Last) > 0, done: make(chan error, 1)}
 	g.mu.Lock()
@@ -112,7 +113,7 @@ func (g *gets) ask(ctx context.Context, stream string, r getRequest) (*getResult
 		delete(g.running, token)
 		g.mu.Unlock()
 	}()
-	if err := g.b.rc.PublishRequest(g.b.call("$JS.API.DIRECT.GET."+stream), g.prefix+strconv.FormatUint(token, 36), body); err != nil {
+	if err := g.b.rc.PublishRequest(subject, g.prefix+strconv.FormatUint(token, 36), body); err != nil {
 		return nil, connectionError(ctx, err)
 	}
 	select {
@@ -127,8 +128,8 @@ func (g *gets) ask(ctx context.Context, stream string, r getRequest) (*getResult
 		}
 		return &x.result, nil
 	case <-linked.Done():
-		if context.Cause(linked) == errCut {
-			return nil, errCut
+		if ctx.Err() == nil {
+			return nil, context.Cause(linked)
 		}
 		return nil, connectionError(ctx, ctx.Err())
 	}

@@ -189,7 +189,7 @@ func (b *backend) dial(url string, opts []nats.Option) error {
 	}
 	b.rc, err = nats.Connect(url, append(opts, nats.DisconnectErrHandler(func(nc *nats.Conn, err error) {
 		lost(nc, err)
-		b.link.cut()
+		b.link.end(errCut, func(string) bool { return true })
 	}))...)
 	if err != nil {
 		b.nc.Close()
