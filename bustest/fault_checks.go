@@ -42,7 +42,7 @@ var faultChecks = []Check{
 	},
 	{
 		Name: "CloseWithoutServer", Run: closeWithoutServer, Needs: []Ability{Streams, Faults},
-		Rule:   "when the server is gone or frozen, Unsubscribe and Close return by their deadline and leave no goroutine",
+		Rule:   "when the server is gone or frozen, Unsubscribe and Close return by their deadline, Close ends what waits for the server, and no goroutine is left",
 		Origin: "a Close that waits for the server it has lost",
 	},
 }
@@ -470,14 +470,35 @@ func (c *C) loseServer(e *Env, s Server, how string) {
 		}
 	}
 	timed("Unsubscribe", left.sub.Unsubscribe)
-	c.start(func() {
-		// Blocked until Close, or refused.
-		err := b.Publish(c.ctx, c.subject("a.x"), []byte("blocked"))
-		if err != nil && !excused(err) && !errors.Is(err, bus.ErrClosed) {
-			c.Errorf("Publish without a server: want ErrClosed or ErrUnavailable, have %v", err)
-		}
-	})
+	ended := map[string]chan error{}
+	for what, call := range map[string]func() error{
+		"Publish": func() error { return b.Publish(c.ctx, c.subject("a.x"), []byte("blocked")) },
+		"Subscribe": func() error {
+			_, err := b.Subscribe(c.ctx, c.subject("a.>"), held.handler(), bus.Last(1))
+			return err
+		},
+		"EnsureStreams": func() error {
+			return b.EnsureStreams(c.ctx, bus.StreamConfig{Name: c.stream("T"), Subjects: []string{c.subject("b")}})
+		},
+	} {
+		ch := make(chan error, 1)
+		ended[what] = ch
+		c.start(func() { ch <- call() }) // blocked until Close, or refused
+	}
+	c.wait(min(c.h.Settle, defaultSettle)) // they are there before Close
 	timed("Close", b.Close)
+	late := time.NewTimer(c.slack())
+	defer late.Stop()
+	for what, ch := range ended {
+		select {
+		case err := <-ch:
+			if err == nil || !excused(err) && !errors.Is(err, bus.ErrClosed) {
+				c.Errorf("after %s, %s: want ErrClosed or ErrUnavailable, have %v", how, what, err)
+			}
+		case <-late.C:
+			c.Fatalf("after %s, %s still waits for the server %v after Close", how, what, c.slack())
+		}
+	}
 	for _, h := range []*history{held, free} {
 		receive(c, h.sub.Done(), "the subscriptions to end with the bus")
 		if err := h.sub.Err(); !errors.Is(err, bus.ErrClosed) {

@@ -427,6 +427,7 @@ var mutants = []mutant{
 	{bug: "healthWaits", check: "HealthOutage"},
 	{bug: "asyncUnbounded", check: "AsyncBounded"},
 	{bug: "closeWaitsForServer", check: "CloseWithoutServer"},
+	{bug: "callsOutliveClose", check: "CloseWithoutServer"},
 
 	{bug: "payloadInErr", check: "ErrorText"},
 	{bug: "payloadInTooLarge", check: "ErrorText"},

@@ -221,14 +221,17 @@ func (b *Bus) over(ctx context.Context, late func(), call func() error) error {
 		}
 		return fmt.Errorf("%w: no connection", bus.ErrUnavailable)
 	case frozen:
-		done := ctx.Done()
-		if b.bug("ignoreDeadline") {
+		done, closed := ctx.Done(), b.done
+		switch b.cfg.Bug {
+		case "ignoreDeadline":
 			done = nil
+		case "callsOutliveClose":
+			closed = nil
 		}
 		select {
 		case <-changed:
 			return b.over(ctx, late, call)
-		case <-b.done:
+		case <-closed:
 			return bus.ErrClosed
 		case <-done:
 		}
