@@ -202,4 +202,4 @@ func hosts(urls []*url.URL) []string {
 	return sortedKeys(set)
 }
 
-func sortedKeys(set map[string]bool) []string { return slices.Sorted(maps.Keys(set)) }
+func sortedKeys[V any](set map[string]V) []string { return slices.Sorted(maps.Keys(set)) }

@@ -101,7 +101,15 @@ func TestConformance_member(t *testing.T) {
 			if errors.Is(err, bus.ErrLocked) { // the check's first bus is there
 				return bus.Open(e.Context(), "nats://geheim@"+configs[0].Listen+"?replicas=3", e.Options...)
 			}
-			return b, err
+			if err != nil {
+				return nil, err
+			}
+			for b.(bus.HealthChecker).Health(e.Context()) != nil { // until it has what it missed
+				if err := e.Context().Err(); err != nil {
+					return nil, errors.Join(err, b.Close(context.Background()))
+				}
+			}
+			return b, nil
 		},
 		Shared: true, Patience: clusterPatience,
 		Claims: several,

@@ -33,6 +33,7 @@
 // under the same ID, within the time of the context (20 s where it has none, and never beyond the stream's duplicate
 // window). A member that is cut off from more than half of the others says bus.ErrUnavailable for
 // captured subjects, to publishers and new subscribers; what isn't captured goes on. A stop by Close hands over at once.
+// Health of a member that has come back is nil when it has what it missed: a rolling restart waits for that before the next one.
 //
 // All members must be up when the cluster starts for the first time; Open waits for them. A member keeps its name and its directory: a
 // store of another member or of a server that stood alone is refused. (A cluster would delete the streams of one that
@@ -86,7 +87,8 @@
 // those who read there, and by Health.
 //
 // When the disk is full, publishing is bus.ErrUnavailable at once, naming the file, and Health says so. The
-// store is opened again in place as soon as there is room; nothing that was acknowledged is lost.
+// store is opened again in place as soon as there is room; nothing that was acknowledged is lost. A member of a cluster
+// leaves it to the others then, and Health says so until it is restarted with room.
 //
 // # Streams
 //

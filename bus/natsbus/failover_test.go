@@ -221,7 +221,9 @@ func TestCluster_losesNothingInARollingRestart(t *testing.T) {
 		<-c.procs[name].ended
 		writeOn(t, 50, others...)
 		t.Logf("%s stopped (leader: %t): no acknowledgement for %s", name, leads, pauseOf(stopped, others...).Round(time.Millisecond))
-		c.start(name).await(t, "open", 1)
+		again := c.start(name)
+		again.await(t, "open", 1)
+		require.Eventually(t, func() bool { return again.ask(t, "health", "health").Error == "" }, clusterPatience, 20*time.Millisecond, "what was missed")
 		join(name, name+"-again")
 	}
 	writeOn(t, 50, c.procs["n1"], c.procs["n2"], c.procs["n3"])

@@ -45,7 +45,10 @@ func (e *embedded) broken(why string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.critical != "" || e.interrupt == nil {
-		e.critical, e.brokenAgain = why, true
+		if e.critical == "" || e.interrupt != nil {
+			e.critical = why // of a member the first reason stays: what is said later comes of it
+		}
+		e.brokenAgain = true
 		return
 	}
 	e.critical, e.brokenAt = why, time.Now()

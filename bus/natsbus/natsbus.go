@@ -19,6 +19,7 @@ import (
 
 	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/driver"
+	"github.com/jitney-go/jitney/bus/internal/share"
 )
 
 const (
@@ -39,18 +40,6 @@ func init() {
 type natsBus struct {
 	*driver.Bus
 	backend *backend
-}
-
-// Health implements bus.HealthChecker.
-func (b *natsBus) Health(ctx context.Context) error {
-	err := b.backend.health(ctx)
-	if err == nil && b.backend.server != nil {
-		err = b.backend.server.harm()
-	}
-	if err != nil {
-		return fmt.Errorf("bus: health: %w", err)
-	}
-	return nil
 }
 
 // Subscribe implements bus.Bus.
@@ -78,22 +67,28 @@ type backend struct {
 	rc       *nats.Conn
 	link     link // of rc
 
-	mu        sync.Mutex
-	listens   map[*listen]struct{}
-	tails     map[*tail]struct{}
-	shares    map[*groupShare]struct{}
-	lastKnown map[string]driver.Stream // for streams whose leader can't be asked
-	report    func(bus.Problem)        // to the hook of the bus; nil while it is being opened
-	acks      acks
-	gets      gets
-	scans     scans
-	lanes     sync.Map // stream to *lane
+	mu         sync.Mutex
+	listens    map[*listen]struct{}
+	tails      map[*tail]struct{}
+	shares     map[*groupShare]struct{}
+	lastKnown  map[string]driver.Stream // for streams whose leader can't be asked
+	led        map[string]uint64        // what the leaders of the streams that this member holds had when they were listed
+	leaderless map[string]struct{}      // streams that had none when they were listed
+	report     func(bus.Problem)        // to the hook of the bus; nil while it is being opened
+	acks       acks
+	gets       gets
+	scans      scans
+	lanes      sync.Map // stream to *lane
 
 	ids      string // before the number of a call: no other backend has it
 	nextCall atomic.Uint64
 	trouble  atomic.Pointer[error] // why the last question had no answer; nil: it had one
 	known    sync.Map              // stream to *atomic.Uint64: a sequence that it has stored, at least
 	atomic   sync.Map              // stream and epoch to whether it takes atomic batches
+
+	// Of a member of a cluster, for Health.
+	lacks share.Call[[]string] // what it hasn't, and should have
+	room  share.Call[struct{}] // whether its store could be written to
 
 	watch    *nats.Subscription
 	stopPoll chan struct{}
@@ -142,17 +137,21 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 
 func newBackend(log *slog.Logger) *backend {
 	b := &backend{
-		log:       log,
-		replicas:  1,
-		api:       defaultAPI,
-		ids:       rand.Text()[:16] + "-",
-		listens:   map[*listen]struct{}{},
-		tails:     map[*tail]struct{}{},
-		shares:    map[*groupShare]struct{}{},
-		lastKnown: map[string]driver.Stream{},
-		stopPoll:  make(chan struct{}),
-		scans:     scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
+		log:        log,
+		replicas:   1,
+		api:        defaultAPI,
+		ids:        rand.Text()[:16] + "-",
+		listens:    map[*listen]struct{}{},
+		tails:      map[*tail]struct{}{},
+		shares:     map[*groupShare]struct{}{},
+		lastKnown:  map[string]driver.Stream{},
+		led:        map[string]uint64{},
+		leaderless: map[string]struct{}{},
+		stopPoll:   make(chan struct{}),
+		scans:      scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
 	}
+	b.lacks.Ask = b.check
+	b.room.Ask = func() (struct{}, error) { return struct{}{}, b.node.tryRoom(streamRoom) }
 	return b
 }
 
@@ -206,7 +205,7 @@ func (b *backend) dial(url string, opts []nats.Option) error {
 // run makes the bus. shared says that others may change the streams.
 func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.Bus, error) {
 	b.shared = shared
-	if err := b.health(ctx); err != nil {
+	if err := b.reachable(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	d, err := driver.New(ctx, b, driver.Config{OpenOptions: o, Sole: !shared})
@@ -300,18 +299,6 @@ func storedSize(subject string, header bus.Header, data []byte) int64 {
 		n += headerLength + h
 	}
 	return int64(n)
-}
-
-func (b *backend) health(ctx context.Context) error {
-	if b.nc.IsClosed() {
-		return bus.ErrClosed
-	}
-	if !b.nc.IsConnected() || !b.rc.IsConnected() {
-		return errInterrupted
-	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	return b.ask(ctx, "$JS.API.INFO", nil, nil)
 }
 
 // Interrupt implements driver.Backend.

@@ -96,7 +96,18 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 			}
 		}
 		b.mu.Lock()
+		if offset == 0 {
+			clear(b.leaderless)
+			clear(b.led)
+		}
+		listed := map[string]bool{}
 		for i := range page.Streams {
+			listed[page.Streams[i].Config.Name] = true
+			if page.Streams[i].doubt() != nil {
+				b.noLeader(page.Streams[i].Config.Name)
+			} else if b.isMember() && page.Streams[i].holds(b.node.cfg.Cluster.Member) {
+				b.led[page.Streams[i].Config.Name] = page.Streams[i].State.Last
+			}
 			if page.Streams[i].undecided() {
 				continue
 			}
@@ -107,13 +118,18 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 			b.lastKnown[s.Config.Name] = s
 			streams = append(streams, s)
 		}
-		for _, name := range page.Missing { // its leader is being elected
+		n := len(page.Streams)
+		for _, name := range page.Missing { // its leader is being elected, or all who hold it are away
+			b.noLeader(name)
+			if listed[name] {
+				continue
+			}
+			n++
 			if s, ok := b.lastKnown[name]; ok {
 				streams = append(streams, s)
 			}
 		}
 		b.mu.Unlock()
-		n := len(page.Streams) + len(page.Missing)
 		if offset += n; n == 0 || offset >= page.Total {
 			return streams, nil
 		}
@@ -172,6 +188,7 @@ func (b *backend) State(ctx context.Context, name string) (driver.State, error) 
 
 // Ensure implements driver.Backend.
 func (b *backend) Ensure(ctx context.Context, cfg bus.StreamConfig) error {
+	b.knownOf(cfg.Name) // it is one of those that this bus uses
 	err := b.ensure(ctx, cfg)
 	if err == nil && b.server != nil {
 		err = b.server.made(ctx, configOf{stream: cfg.Name})
