@@ -28,7 +28,7 @@ type Cluster struct {
 	// be reached, since addresses may change. What it returns together with an error doesn't count.
 	Peers func(ctx context.Context) ([]string, error)
 
-	Secret   string // what the members know each other by
+	Secret   string // what the members know each other by; beyond loopback it has at least 8 bytes
 	Replicas int    // how many members hold a stream that is created here; 0: three
 }
 
@@ -58,7 +58,7 @@ func (m *Cluster) configure(ctx context.Context, c *Config, opts *server.Options
 	case m.Peers != nil && m.Routes != nil:
 		return fmt.Errorf("both Cluster.Routes and Cluster.Peers are given: leave one out")
 	}
-	host, port, err := c.listenOn("route-listen", m.Listen, true)
+	host, port, err := c.listenOn("route-listen", m.Listen, "secret", m.Secret)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ type Config struct {
 
 	Listen     string // HOST:PORT on which clients can reach it; empty: nothing
 	LeafListen string // HOST:PORT on which leaves can; empty: nothing
-	Token      string // what both must give; needed beyond loopback
+	Token      string // what both must give; needed beyond loopback, there of at least 8 bytes
 
 	// Domain is the name of its JetStream, by which leaves find it: of a leaf, its hub's. Empty: the name of the
 	// cluster, or "jitney".
@@ -101,7 +101,7 @@ func (e *embedded) options(ctx context.Context) (*server.Options, error) {
 	var err error
 	if c.Listen != "" {
 		opts.DontListen = false
-		if opts.Host, opts.Port, err = c.listenOn("listen", c.Listen, c.Token != ""); err != nil {
+		if opts.Host, opts.Port, err = c.listenOn("listen", c.Listen, "token", c.Token); err != nil {
 			return nil, err
 		}
 		opts.TLSConfig, opts.TLSTimeout = c.TLS, tlsTimeout.Seconds()
@@ -110,7 +110,7 @@ func (e *embedded) options(ctx context.Context) (*server.Options, error) {
 		if c.Token == "" {
 			return nil, fmt.Errorf("parameter %q needs a token, which leaves then give: parameter %q, or better %q or %q", "leaf-listen", "token", "token-file", "token-env")
 		}
-		if opts.LeafNode.Host, opts.LeafNode.Port, err = c.listenOn("leaf-listen", c.LeafListen, c.Token != ""); err != nil {
+		if opts.LeafNode.Host, opts.LeafNode.Port, err = c.listenOn("leaf-listen", c.LeafListen, "token", c.Token); err != nil {
 			return nil, err
 		}
 		opts.LeafNode.TLSConfig, opts.LeafNode.TLSTimeout = c.TLS, tlsTimeout.Seconds()
@@ -140,15 +140,20 @@ func (e *embedded) options(ctx context.Context) (*server.Options, error) {
 
 const tlsTimeout = 5 * time.Second
 
+// leastSecret is how many bytes a secret has at least that others can try to guess.
+const leastSecret = 8
+
 // listenOn reads where to listen, and refuses what others can reach without a secret, or without encryption.
-func (c *Config) listenOn(name, addr string, secret bool) (host string, port int, err error) {
+func (c *Config) listenOn(name, addr, secretName, secret string) (host string, port int, err error) {
 	host, port, err = splitAddr(name, addr)
 	switch {
 	case err != nil:
 		return "", 0, err
 	case isLoopback(host):
-	case !secret:
+	case secret == "":
 		err = fmt.Errorf("parameter %q is %q, which others can reach: give a token, too (token-file=FILE), or listen on 127.0.0.1", name, addr)
+	case len(secret) < leastSecret:
+		err = fmt.Errorf("parameter %q is %q, which others can reach, and parameter %q is too short: it needs at least %d bytes that nobody can guess, as from openssl rand -hex 16", name, addr, secretName, leastSecret)
 	case c.TLS == nil && !c.PlainText:
 		err = fmt.Errorf("parameter %q is %q, which others can reach and listen to: give it a certificate (tls-cert=FILE&tls-key=FILE), or say tls=off where the network is to be trusted", name, addr)
 	}

@@ -8,7 +8,7 @@
 // # The embedded server
 //
 // It is reached through memory and listens on nothing, unless the URL says
-// ?listen=127.0.0.1:4222. Beyond loopback that needs a token, which clients then give, and a certificate
+// ?listen=127.0.0.1:4222. Beyond loopback that needs a token of at least 8 bytes, which clients then give, and a certificate
 // (&token-file=FILE&tls-cert=FILE&tls-key=FILE), or tls=off where the network is to be trusted.
 // The server's own monitoring over HTTP is off and can't be turned on, as it asks nobody for a token.
 // What it makes in its directory is private to the user, and the store belongs to one process at a time: a second one

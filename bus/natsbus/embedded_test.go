@@ -264,22 +264,25 @@ func TestOpen_listensBeyondLoopbackOnlyWithCredentials(t *testing.T) {
 			_, err := bus.Open(t.Context(), "nats:"+dir+"?"+param+"="+url.QueryEscape(host+":4222"))
 			require.Error(t, err, "%s=%s", param, host)
 			require.Contains(t, err.Error(), "token", "%s=%s", param, host)
-			_, err = bus.Open(t.Context(), "nats:"+dir+"?"+param+"="+url.QueryEscape(host+":4222")+"&token=geheim")
+			_, err = bus.Open(t.Context(), "nats:"+dir+"?"+param+"="+url.QueryEscape(host+":4222")+"&token=geheim1&tls=off")
+			require.ErrorContains(t, err, `parameter "token" is too short: it needs at least 8 bytes`, "%s=%s", param, host)
+			require.NotContains(t, err.Error(), "geheim")
+			_, err = bus.Open(t.Context(), "nats:"+dir+"?"+param+"="+url.QueryEscape(host+":4222")+"&token=geheim12")
 			require.ErrorContains(t, err, "give it a certificate", "%s=%s", param, host)
 		}
 	}
 	require.NoDirExists(t, dir)
 
 	port := freePort(t)
-	b, err := bus.Open(t.Context(), fmt.Sprintf("nats:%s?listen=0.0.0.0:%d&token=geheim&tls=off", dir, port))
+	b, err := bus.Open(t.Context(), fmt.Sprintf("nats:%s?listen=0.0.0.0:%d&token=geheim12&tls=off", dir, port))
 	require.NoError(t, err)
 	require.Len(t, listening(t), 1, "neither monitoring nor anything else")
-	for _, login := range []nats.Option{nats.Name("nobody"), nats.Token("falsch"), nats.UserInfo("geheim", ""), nats.UserInfo("", "geheim"), nats.Token(" ")} {
+	for _, login := range []nats.Option{nats.Name("nobody"), nats.Token("falsch"), nats.UserInfo("geheim12", ""), nats.UserInfo("", "geheim12"), nats.Token(" ")} {
 		nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", port), login)
 		require.ErrorIs(t, err, nats.ErrAuthorization)
 		require.Nil(t, nc)
 	}
-	nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", port), nats.Token("geheim"))
+	nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", port), nats.Token("geheim12"))
 	require.NoError(t, err)
 	nc.Close()
 	require.NoError(t, b.Close(t.Context()))

@@ -68,6 +68,21 @@ func TestLog_hasWhatTheServerSaysAtItsLevel(t *testing.T) {
 	require.Empty(t, out(), "nothing goes past the logger")
 }
 
+func TestLog_hidesSecretsInURLsAndNothingElse(t *testing.T) {
+	var log logged
+	addr := fmt.Sprint("127.0.0.1:", freePort(t))
+	b, err := bus.Open(t.Context(), "nats:"+t.TempDir()+"?listen="+addr+"&token=s%3F", bus.WithLogger(slog.New(&log)))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, b.Close(context.Background())) }()
+	nc, err := nats.Connect("nats://"+addr, nats.Token("s?"))
+	require.NoError(t, err)
+	defer nc.Close()
+	require.NoError(t, nc.Publish("$JS.API.STREAM.CREATE.X", []byte(`{"is? nats://s?@h, nats://s%3F@h, nats://u:s%3F@h": 1}`))) // the server repeats it
+	eventually(t, func() bool {
+		return log.has(slog.LevelWarn, "nats-server: ", "is? nats://xxxxx@h, nats://xxxxx@h, nats://u:xxxxx@h")
+	}, "only what is a secret is hidden")
+}
+
 // standardOutput catches what is written to standard output and error, and returns it when that is restored.
 func standardOutput(t *testing.T) (out func() string, restore func()) {
 	t.Helper()

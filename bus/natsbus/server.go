@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -284,7 +285,8 @@ func (e *embedded) Fatalf(format string, args ...any) {
 	e.mu.Unlock()
 }
 
-// redacted takes the secrets out of what the server says, which may be a URL.
+// redacted takes the secrets out of URLs in what the server says. Elsewhere it doesn't say any, and a word that is
+// missing would give one away.
 func (e *embedded) redacted(text string) string {
 	secrets := []string{e.cfg.Token}
 	if e.cfg.Cluster != nil {
@@ -295,7 +297,9 @@ func (e *embedded) redacted(text string) string {
 	}
 	for _, secret := range secrets {
 		if secret != "" {
-			text = strings.ReplaceAll(text, secret, "xxxxx")
+			for _, written := range []string{secret, url.User(secret).String()} {
+				text = strings.NewReplacer("//"+written+"@", "//xxxxx@", ":"+written+"@", ":xxxxx@").Replace(text)
+			}
 		}
 	}
 	return text

@@ -47,7 +47,7 @@ func TestOpen_refusesWhatIsUnknownContradictoryOrIncomplete(t *testing.T) {
 		"?leaf-listen=127.0.0.1:1":                     `parameter "leaf-listen" needs a token`,
 
 		// Encryption.
-		"?listen=0.0.0.0:1&token=geheim":                                           "or say tls=off",
+		"?listen=0.0.0.0:1&token=geheim12":                                         "or say tls=off",
 		"?listen=127.0.0.1:1&tls=on":                                               `parameter "tls" is "on": want off`,
 		"?listen=127.0.0.1:1&tls-cert=x":                                           `parameters "tls-cert" and "tls-key" go together`,
 		"?listen=127.0.0.1:1&tls-cert=/no&tls-key=/no":                             `parameters "tls-cert" and "tls-key": open /no`,
@@ -65,7 +65,8 @@ func TestOpen_refusesWhatIsUnknownContradictoryOrIncomplete(t *testing.T) {
 		"?cluster=chat&member=n1&secret=geheim&route-listen=127.0.0.1:1":                `parameter "routes" names 0 members`,
 		"?cluster=chat&member=n1&secret=geheim&route-listen=127.0.0.1:1&routes=a:1,b:1": `parameter "routes" names 2 members`,
 		"?cluster=chat&member=n1&secret=geheim&route-listen=127.0.0.1:1&routes=a,b,c":   `parameter "routes" is "a": want HOST:PORT`,
-		"?cluster=chat&member=n1&secret=geheim&route-listen=a:1&routes=a:1,a:1,b:1":     `"route-listen" is "a:1", which others can reach`,
+		"?cluster=chat&member=n1&secret=geheim&route-listen=a:1&routes=a:1,a:1,b:1":     `"route-listen" is "a:1", which others can reach, and parameter "secret" is too short`,
+		"?cluster=chat&member=n1&secret=geheim12&route-listen=a:1&routes=a:1,a:1,b:1":   `"route-listen" is "a:1", which others can reach and listen to`,
 		"?cluster=chat&member=n1&secret=geheim&route-listen=127.0.0.1:1&routes=a:1,a:1": `parameter "routes" names a:1 twice`,
 		member + "&replicas=4":         `parameter "replicas" is 4: there are 3 members`,
 		member + "&replicas=-1":        `parameter "replicas" is "-1"`,
