@@ -22,6 +22,11 @@ var distributedChecks = []Check{
 		Origin: "on three NATS servers 75 of 2,000 uncaptured messages that were published right after Subscribe were lost",
 	},
 	{
+		Name: "ReadyElsewhere", Run: readyElsewhere, Needs: []Ability{OneServer},
+		Rule:   "what is published on another bus of the server after Subscribe has returned is delivered, captured or not, without a sleep",
+		Origin: "emqx/emqx#645: a subscription is acknowledged before it works",
+	},
+	{
 		Name: "StreamOrderElsewhere", Run: streamOrderElsewhere, Needs: []Ability{Distributed, Streams},
 		Rule:   "subscriptions on all buses of a system see the stream's order, live and replayed, wherever is published",
 		Origin: "nats-server#8368: on three replicas messages got lower sequences than those before them",
@@ -130,6 +135,27 @@ func elsewhere(c *C) {
 				c.awaitAll(h, sequence(string(rune('a'+p)), 1, n)...)
 			}
 			c.judge(h, ordered, unique, quiet)
+		}
+	})
+}
+
+func readyElsewhere(c *C) {
+	s := c.system(2)
+	if c.h.claims(Streams) {
+		c.ensure(s.buses[1], bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("held.>")}})
+	}
+	c.kinds(s.buses[0], func(root string) {
+		const n = 50
+		var all []*history
+		for i := range n {
+			subject := c.subject(fmt.Sprintf("%s.%d", root, i))
+			h := c.subscribe(s.buses[i%2], subject)
+			c.publish(s.buses[1-i%2], subject, "at once")
+			all = append(all, h)
+		}
+		for _, h := range all {
+			c.awaitText(h, "at once")
+			c.judge(h, exactly("at once"), quiet)
 		}
 	})
 }

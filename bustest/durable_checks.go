@@ -3,6 +3,9 @@ package bustest
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
@@ -27,6 +30,10 @@ var durableChecks = []Check{
 		Name: "CursorGrows", Run: cursorGrows, Needs: []Ability{Durable},
 		Rule:   "sequences never go back, also across Close and Open",
 		Origin: "nats-server#6888, #6890: restarts of an embedded server",
+	},
+	{
+		Name: "FilesClosed", Run: filesClosed, Needs: []Ability{Durable},
+		Rule: "when Close has returned no file of the store is open in this process, nor after an Open that was refused",
 	},
 	{
 		Name: "SecondOpen", Run: secondOpen, Needs: []Ability{Locking},
@@ -128,4 +135,48 @@ func secondOpen(c *C) {
 	c.awaitText(h, "unharmed")
 	c.close(first)
 	c.open(e)
+}
+
+func filesClosed(c *C) {
+	e := c.env()
+	dir, err := filepath.EvalSymlinks(e.Dir)
+	if err != nil {
+		c.Fatalf("the directory of the check: %v", err)
+	}
+	if _, err := openFiles(dir); err != nil {
+		c.NotClaimed("what a process has open can't be told here: %v", err)
+	}
+	for round := range 3 {
+		b := c.open(e)
+		if c.h.claims(Locking) {
+			if _, err := c.h.Open(&Env{Dir: e.Dir, Options: e.Options, ctx: c.ctx}); !errors.Is(err, bus.ErrLocked) {
+				c.Errorf("a second Open: want ErrLocked, have %v", err)
+			}
+		}
+		c.kinds(b, func(root string) {
+			c.publish(b, c.subject(root+".a"), "x")
+			h := c.subscribe(b, c.subject(root+".a"))
+			c.publish(b, c.subject(root+".a"), "y")
+			c.awaitText(h, "y")
+		})
+		c.subscribe(b, c.subject("held.>"), bus.All())
+		c.close(b)
+		left, err := openFiles(dir)
+		if err != nil || len(left) > 0 {
+			c.Errorf("after Close %d of 3 these are open: %v (%v)", round+1, left, err)
+		}
+	}
+}
+
+// openFiles lists the files below dir that this process has open, where the system says that.
+func openFiles(dir string) (open []string, err error) {
+	const self = "/proc/self/fd"
+	entries, err := os.ReadDir(self)
+	for _, entry := range entries {
+		// One that can't be read has been closed meanwhile.
+		if name, err := os.Readlink(filepath.Join(self, entry.Name())); err == nil && strings.HasPrefix(name+"/", dir+"/") {
+			open = append(open, strings.TrimPrefix(name, dir))
+		}
+	}
+	return open, err
 }

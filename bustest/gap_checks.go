@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -23,7 +24,7 @@ var gapChecks = []Check{
 	},
 	{
 		Name: "TrimDuringReplay", Run: trimDuringReplay, Needs: []Ability{Streams},
-		Rule:   "what limits discard during a replay is told as ErrGap, nothing that is still stored is skipped, and Subscribe doesn't wait for what is gone",
+		Rule:   "what a limit on messages, bytes or age discards during a replay is told as ErrGap, nothing that is still stored is skipped, and Subscribe doesn't wait for what is gone",
 		Origin: "nats-server#2083: messages that expire before they are acknowledged stop a consumer for ever",
 	},
 	{
@@ -111,15 +112,36 @@ func (c *C) firstCursor(h *history) bus.Cursor { return c.awaitText(h, "blocks")
 
 func trimDuringReplay(c *C) {
 	b := c.Bus()
-	c.ensure(b, bus.StreamConfig{Name: c.stream("S"), Subjects: []string{c.subject("a")}, MaxMsgs: 20})
-	var cursors []bus.Cursor
-	for _, text := range sequence("p", 1, 20) {
-		cursors = append(cursors, c.store(b, c.subject("a"), text))
+	c.trimWhileReplayed(b, "msgs", bus.StreamConfig{MaxMsgs: 20}, 20, 0)
+	const size = 1 << 10
+	c.trimWhileReplayed(b, "bytes", bus.StreamConfig{MaxBytes: 20 * size}, 10, size) // backends have bytes of their own in each
+	for try := 1; !c.ageWhileReplayed(b, fmt.Sprint("age", try)); try++ {
+		if try == 5 {
+			c.Fatalf("%d times a replay was over before what was stored a moment ago was delivered", try)
+		}
 	}
-	h := &history{name: "a, replayed while it is trimmed"}
+}
+
+// trimWhileReplayed publishes while a handler is given what was there before. The stream can hold so many: left.
+func (c *C) trimWhileReplayed(b bus.Bus, root string, cfg bus.StreamConfig, left, size int) {
+	cfg.Name, cfg.Subjects = c.stream(root), []string{c.subject(root)}
+	c.ensure(b, cfg)
+	padding := strings.Repeat(" ", size)
+	padded := func(first, last int) []string {
+		texts := sequence("p", first, last)
+		for i := range texts {
+			texts[i] = padding + texts[i] // so that judges find the number
+		}
+		return texts
+	}
+	var cursors []bus.Cursor
+	for _, text := range padded(1, left) {
+		cursors = append(cursors, c.store(b, c.subject(root), text))
+	}
+	h := &history{name: root + ", replayed while it is trimmed"}
 	step := make(chan struct{})
 	subscribed := c.start(func() {
-		c.subscribeFunc(b, c.subject("a"), func(_ context.Context, m *bus.Message) error {
+		c.subscribeFunc(b, c.subject(root), func(_ context.Context, m *bus.Message) error {
 			h.message(m)
 			select {
 			case <-step:
@@ -129,10 +151,10 @@ func trimDuringReplay(c *C) {
 		}, bus.All(), bus.Buffer(3, 1<<20), bus.OnError(h.hook()))
 	})
 	c.await(h, "the replay to begin", func(e event) bool { return e.kind == delivered })
-	next := 21
+	next := left + 1
 	for range 4 {
-		for _, text := range sequence("p", next, next+14) {
-			cursors = append(cursors, c.store(b, c.subject("a"), text))
+		for _, text := range padded(next, next+14) {
+			cursors = append(cursors, c.store(b, c.subject(root), text))
 		}
 		next += 15
 		for range 3 {
@@ -144,7 +166,7 @@ func trimDuringReplay(c *C) {
 			}), "the handler to be called again")
 		}
 	}
-	last := numbered("p", next-1)
+	last := padding + numbered("p", next-1)
 	done := c.start(func() { c.awaitText(h, last) })
 	for handled := false; !handled; {
 		select {
@@ -156,7 +178,62 @@ func trimDuringReplay(c *C) {
 	receive(c, subscribed, "Subscribe to return when what was stored at the call is handled or gone")
 	c.judge(h, accountedFor(cursors), ordered, unique)
 	// What the stream still holds can't have been skipped: the last ones were never trimmed.
-	c.judge(h, complete(sequence("p", next-20, next-1)...))
+	c.judge(h, complete(padded(next-left, next-1)...))
+}
+
+// ageWhileReplayed blocks a handler in a replay until what it has yet to be given is too old. It reports false when that
+// has happened before the replay had begun, since the machine stood still.
+func (c *C) ageWhileReplayed(b bus.Bus, root string) bool {
+	const age = time.Second
+	c.ensure(b, bus.StreamConfig{Name: c.stream(root), Subjects: []string{c.subject(root)}, MaxAge: age})
+	var cursors []bus.Cursor
+	old := sequence("old", 1, 10)
+	for _, text := range old {
+		cursors = append(cursors, c.store(b, c.subject(root), text))
+	}
+	h := &history{name: root + ", replayed while it ages"}
+	gate, open := c.gate()
+	subscribed := c.start(func() {
+		c.subscribeFunc(b, c.subject(root), func(_ context.Context, m *bus.Message) error {
+			h.message(m)
+			<-gate
+			return nil
+		}, bus.All(), bus.Buffer(3, 1<<20), bus.OnError(h.hook()))
+	})
+	begun := func() bool { return slices.ContainsFunc(h.all(), func(e event) bool { return e.kind == delivered }) }
+	c.until("a replay to begin or to be over", c.h.Patience, func(int) bool {
+		select {
+		case <-subscribed:
+			return true
+		default:
+			return begun()
+		}
+	})
+	if !begun() {
+		return false
+	}
+	c.until("what is stored to be too old", age+c.h.Patience, func(int) bool {
+		h := c.subscribe(b, c.subject(root), bus.All())
+		c.unsubscribe(h.sub)
+		return len(h.all()) == 0
+	})
+	young := sequence("young", 1, 5)
+	for _, text := range young {
+		cursors = append(cursors, c.store(b, c.subject(root), text))
+	}
+	open()
+	receive(c, subscribed, "Subscribe to return when what was stored at the call is too old")
+	c.awaitText(h, young[len(young)-1])
+	c.judge(h, accountedFor(cursors), ordered, unique, complete(young...), func(events []event) *fault {
+		first := slices.IndexFunc(events, func(e event) bool { return e.kind == delivered })
+		for at, e := range events {
+			if at > first && e.kind == delivered && slices.Contains(old, e.text) {
+				return &fault{at, "it was too old before its turn"}
+			}
+		}
+		return nil
+	})
+	return true
 }
 
 func trimDuringSnapshot(c *C) {

@@ -30,6 +30,7 @@ const (
 	Locking       Ability = "Locking"       // a store can be open once: the second Open is bus.ErrLocked
 	TotalOrder    Ability = "TotalOrder"    // all subscriptions agree on the order of uncaptured messages, too
 	Distributed   Ability = "Distributed"   // buses that are open on one Env at once are one system, as processes on one server
+	OneServer     Ability = "OneServer"     // these are on one server, or on none: interest needn't spread
 	Groups        Ability = "Groups"        // bus.Group
 	DurableGroups Ability = "DurableGroups" // bus.DurableGroup
 	PayloadLimit  Ability = "PayloadLimit"  // Harness.MaxPayload is set
@@ -39,7 +40,7 @@ const (
 
 // Abilities returns the abilities that Harness.Claims can hold.
 func Abilities() []Ability {
-	return []Ability{Headers, Streams, Durable, DurableIDs, CrashSafe, Locking, TotalOrder, Distributed, Groups, DurableGroups}
+	return []Ability{Headers, Streams, Durable, DurableIDs, CrashSafe, Locking, TotalOrder, Distributed, OneServer, Groups, DurableGroups}
 }
 
 // everyAbility is also those that have a field.
@@ -153,7 +154,7 @@ const (
 )
 
 // implied is what an ability needs.
-var implied = map[Ability]Ability{Durable: Streams, DurableIDs: Durable, CrashSafe: Durable, DurableGroups: Streams}
+var implied = map[Ability]Ability{Durable: Streams, DurableIDs: Durable, CrashSafe: Durable, DurableGroups: Streams, OneServer: Distributed}
 
 // fault says what is wrong with the harness itself.
 func (h *Harness) fault() error {

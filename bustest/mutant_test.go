@@ -37,7 +37,7 @@ func reference(cfg refbus.Config) Harness {
 	}
 	for _, a := range Abilities() {
 		switch {
-		case cfg.Several && a == Locking, !cfg.Several && a == Distributed:
+		case cfg.Several && a == Locking, !cfg.Several && (a == Distributed || a == OneServer):
 		case cfg.Volatile && (a == Durable || a == DurableIDs || a == CrashSafe || a == Locking):
 		case cfg.NoHeaders && a == Headers:
 		case cfg.NoStreams && (a == Streams || a == Durable || a == DurableIDs || a == CrashSafe || a == DurableGroups):
@@ -311,6 +311,8 @@ var mutants = []mutant{
 	{bug: "lastBecomesAll", check: "TrimDuringSnapshot"},
 	{bug: "trimMiddle", check: "TrimDuringReplay"},
 	{bug: "waitsForGone", check: "TrimDuringReplay"},
+	{bug: "bytesSilentInReplay", check: "TrimDuringReplay"},
+	{bug: "ageSilentInReplay", check: "TrimDuringReplay"},
 	{bug: "silentGap", check: "ResumeGapTold"},
 	{bug: "emptyGapSilent", check: "ResumeGapTold"},
 	{bug: "newestSkipped", check: "NewestOfSubject"},
@@ -341,6 +343,7 @@ var mutants = []mutant{
 	{bug: "panicIsDone", check: "Redelivery"},
 	{bug: "goexitIsDone", check: "Redelivery"},
 	{bug: "redeliversAtOnce", check: "Redelivery"},
+	{bug: "redeliversLate", check: "Redelivery", child: true, bubble: true, said: "later than its wait says"},
 	{bug: "attemptStuck", check: "Redelivery"},
 	{bug: "errorSwallowed", check: "Redelivery"},
 	{bug: "zeroIsDefault", check: "RedeliveryForEver"},
@@ -373,6 +376,7 @@ var mutants = []mutant{
 
 	{bug: "strangers", check: "Elsewhere", cfg: several},
 	{bug: "lateSub", check: "Elsewhere", cfg: several},
+	{bug: "lateElsewhere", check: "ReadyElsewhere", cfg: several},
 	{bug: "orderApart", check: "StreamOrderElsewhere", cfg: several},
 	{bug: "gap", check: "HandoverElsewhere", cfg: several},
 	{bug: "tableStale", check: "StreamsElsewhere", cfg: several},
@@ -397,6 +401,7 @@ var mutants = []mutant{
 	{bug: "idsForgotten", check: "MessageIDReopened"},
 	{bug: "idsOfHeld", check: "MessageIDOutlives"},
 	{bug: "seqReset", check: "CursorGrows"},
+	{bug: "fileLeft", check: "FilesClosed"},
 	{bug: "noLock", check: "SecondOpen"},
 	{bug: "panicOnGarbage", check: "Damaged", child: true, said: "panic: damaged at byte"},
 	{bug: "garbageServed", check: "Damaged", child: true, said: "a message was changed"},

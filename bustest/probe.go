@@ -29,8 +29,8 @@ type Trial struct {
 // To h's Claims it adds what it finds and what these need; MaxPayload and Tick are set where they are zero. It looks at
 // nothing but what a bus does. An ability that is refused with bus.ErrUnsupported isn't
 // claimed; one that half works is, and its checks say what is wrong. CrashSafe is claimed
-// with Durable if h has a Child, and its checks decide. TotalOrder is a promise that no trial
-// can show: claim it in h.
+// with Durable if h has a Child, and its checks decide. TotalOrder and OneServer are promises that no trial
+// can show: claim them in h.
 //
 // It blocks for a fraction of a second and some fifteen ticks. The error is that of Open, or says
 // why nothing can be found out: the bus is unavailable or forbids it, or ctx has ended.
@@ -125,6 +125,7 @@ func (p *probe) run(c *C) {
 	if !p.h.claims(Faults) {
 		p.found(Faults, false, "the harness has no server to break")
 	}
+	p.found(OneServer, p.h.claims(OneServer), "a promise that no trial can show: it is for the harness to claim")
 	p.found(TotalOrder, p.h.claims(TotalOrder), "a promise that no trial can show: it is for the harness to claim")
 	p.done = true
 }

@@ -171,7 +171,7 @@ func TestConformance_elsewhere(t *testing.T) {
 			return js.Consumers + int(s.NumSubscriptions()), nil
 		},
 		Claims: []bustest.Ability{
-			bustest.Headers, bustest.Streams, bustest.Durable, bustest.TotalOrder, bustest.Distributed, bustest.Groups, bustest.DurableGroups,
+			bustest.Headers, bustest.Streams, bustest.Durable, bustest.TotalOrder, bustest.Distributed, bustest.OneServer, bustest.Groups, bustest.DurableGroups,
 		},
 	})
 }

@@ -56,6 +56,9 @@ func (s *subscription) attempts() (limit int, wait func(n int) time.Duration) {
 		if s.b.bug("redeliversAtOnce") {
 			return 0
 		}
+		if s.b.bug("redeliversLate") {
+			return 2 * waits[min(n, len(waits))-1]
+		}
 		return waits[min(n, len(waits))-1]
 	}
 }

@@ -182,7 +182,8 @@ func (b *Bus) send(ctx context.Context, m *bus.Message) error {
 	var matching []*subscription // one of each place
 	places := map[*place]bool{}
 	for _, s := range b.subs {
-		if s.matches(m.Subject) && !s.early && !places[s.place] && !(b.bug("strangers") && s.stranger(ctx)) {
+		if s.matches(m.Subject) && !s.early && !places[s.place] && !(b.bug("strangers") && s.stranger(ctx)) &&
+			!(b.bug("lateElsewhere") && s.stranger(ctx) && time.Since(s.began) < 5*time.Millisecond) {
 			matching = append(matching, s)
 			places[s.place] = true
 		}

@@ -30,10 +30,11 @@ type subscription struct {
 	stopUntil   func() bool
 	number      int
 	process     *process // that it is of, if there are several
-	early       bool     // of the bug lateSub
-	goneAwaited bool     // of the bugs waitsForGone and panicStopsReplay
-	lost        bool     // a connection was, and that is to be told
-	reorder     bool     // of the bug reorderOnReconnect
+	began       time.Time
+	early       bool // of the bug lateSub
+	goneAwaited bool // of the bugs waitsForGone and panicStopsReplay
+	lost        bool // a connection was, and that is to be told
+	reorder     bool // of the bug reorderOnReconnect
 
 	*place
 	ended    bool
@@ -69,7 +70,7 @@ func (b *Bus) position(ctx context.Context, pattern string, handler bus.Handler,
 	s := &subscription{
 		b: b, pattern: pattern, handler: handler, o: o, place: &place{},
 		done: make(chan struct{}), caughtUp: make(chan struct{}),
-		stopUntil: func() bool { return true },
+		stopUntil: func() bool { return true }, began: time.Now(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithValue(context.Background(), handlerKey{b}, s))
 	b.created++
