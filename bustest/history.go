@@ -33,12 +33,12 @@ type event struct {
 	msg      *bus.Message
 }
 
-// brief quotes a text, of a long one its beginning and its length.
+// brief quotes a text, of a long one its beginning, its end and its length.
 func brief(text string) string {
 	if len(text) <= 60 {
 		return strconv.Quote(text)
 	}
-	return fmt.Sprintf("%q... (%d bytes)", text[:40], len(text))
+	return fmt.Sprintf("%q...%q (%d bytes)", text[:30], text[len(text)-10:], len(text))
 }
 
 func (e event) String() string {
