@@ -104,7 +104,7 @@ func (p *process) Subscribe(ctx context.Context, pattern string, handler bus.Han
 		}
 		opts = append(slices.Clone(opts), group)
 	}
-	if o.Durable && p.bug("conflictPerProcess") && p.conflicts(o.Group, pattern) {
+	if o.Durable && p.number > 0 && p.bug("conflictPerProcess") && p.conflicts(o.Group, pattern) {
 		opts = append(slices.Clone(opts), bus.DurableGroup(fmt.Sprintf("%s-%d", o.Group, p.number)))
 	}
 	return p.Bus.Subscribe(p.mark(ctx), pattern, handler, opts...)
