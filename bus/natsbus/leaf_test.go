@@ -170,22 +170,25 @@ func TestLeaf_saysWhoItIs(t *testing.T) {
 	for name, c := range map[string]struct {
 		hub          server.Options
 		right, wrong string
+		why          string
 	}{
-		"user":  {server.Options{LeafNode: server.LeafNodeOpts{Username: "edge", Password: "geheim"}}, "&leaf-user=edge&leaf-password-file=" + secretFile(t, "geheim"), "&leaf-user=edge&leaf-password=falsch"},
-		"token": {server.Options{Authorization: "geheim"}, "&leaf-token=geheim", "&leaf-token=falsch"},
-		"nkey":  {server.Options{Nkeys: []*server.NkeyUser{{Nkey: user.public()}}}, "&leaf-nkey=" + secretFile(t, user.seed()), "&leaf-nkey=" + secretFile(t, newNkey(t, ofUser).seed())},
-		"TLS":   {server.Options{LeafNode: server.LeafNodeOpts{TLSConfig: serverTLS(t, ours), TLSTimeout: 5}}, "&tls-ca=" + ours.file, "&tls-ca=" + newAuthority(t).file},
+		"user":   {server.Options{LeafNode: server.LeafNodeOpts{Username: "edge", Password: "geheim"}}, "&leaf-user=edge&leaf-password-file=" + secretFile(t, "geheim"), "&leaf-user=edge&leaf-password=falsch", "Authorization Violation"},
+		"token":  {server.Options{Authorization: "geheim"}, "&leaf-token=geheim", "&leaf-token=falsch", "Authorization Violation"},
+		"nkey":   {server.Options{Nkeys: []*server.NkeyUser{{Nkey: user.public()}}}, "&leaf-nkey=" + secretFile(t, user.seed()), "&leaf-nkey=" + secretFile(t, newNkey(t, ofUser).seed()), "Authorization Violation"},
+		"TLS":    {server.Options{LeafNode: server.LeafNodeOpts{TLSConfig: serverTLS(t, ours), TLSTimeout: 5}}, "&tls-ca=" + ours.file, "&tls-ca=" + newAuthority(t).file, "unknown authority"},
+		"no TLS": {server.Options{}, "", "&tls-ca=" + ours.file, "TLS Handshake Failure"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel() // most of it waits
 			_, leaves := startHub(t, c.hub)
 			useOf(t, openLeaf(t, leaves, "&domain=hub"+c.right))
-			for _, wrong := range []string{"&domain=hub" + c.wrong, "&domain=other" + c.right} {
+			for wrong, why := range map[string]string{"&domain=hub" + c.wrong: c.why, "&domain=other" + c.right: "JetStream of domain other"} {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 				defer cancel()
 				_, err := bus.Open(ctx, "nats:?leaf="+leaves+wrong, quietly())
 				require.ErrorIs(t, err, bus.ErrUnavailable)
 				require.ErrorContains(t, err, "doesn't answer by the hub "+leaves)
+				require.ErrorContains(t, err, why)
 				require.NotContains(t, err.Error(), "geheim")
 				require.NotContains(t, err.Error(), "falsch")
 			}

@@ -255,7 +255,15 @@ func (e *embedded) stop() error {
 // The server's logger, on slog. Fatalf must not end the process.
 
 func (e *embedded) Noticef(format string, args ...any) {
-	e.log.Debug("nats-server: " + e.redacted(fmt.Sprintf(format, args...)))
+	text := e.redacted(fmt.Sprintf(format, args...))
+	e.log.Debug("nats-server: " + text)
+	if conn, _, closed := strings.Cut(text, "Leafnode connection closed: "); closed {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if !strings.HasPrefix(e.lastError, conn) { // of the same connection an error says more
+			e.lastError = text
+		}
+	}
 }
 func (e *embedded) Debugf(string, ...any) {}
 func (e *embedded) Tracef(string, ...any) {}
