@@ -13,7 +13,7 @@ func TestConformance(t *testing.T) {
 		Open: func(e *bustest.Env) (bus.Bus, error) { return bus.Open(e.Context(), "file:"+e.Dir, e.Options...) },
 		Claims: []bustest.Ability{
 			bustest.Headers, bustest.Streams, bustest.Groups, bustest.TotalOrder,
-			bustest.Durable, bustest.CrashSafe, bustest.Locking,
+			bustest.Durable, bustest.DurableIDs, bustest.CrashSafe, bustest.Locking,
 		},
 	})
 }
