@@ -89,6 +89,7 @@ func (o *outcomes) done(c *C, i int, also ...func()) func(error) {
 // judge fails the check unless each was told once what it should be; nil: no error.
 func (o *outcomes) judge(c *C, want func(i int) error) {
 	receive(c, o.all, "the outcome of each message")
+	c.settle() // an outcome may be told once more
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for i, errs := range o.told {

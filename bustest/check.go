@@ -62,8 +62,9 @@ type C struct {
 
 	mu       sync.Mutex
 	failed   bool
-	faults   int    // that judges have found
-	lacks    string // why the check doesn't apply after all
+	faults   int      // that judges have found
+	lacks    string   // why the check doesn't apply after all
+	parts    []string // what it can't check here, each with the reason
 	log      []string
 	cleanups []func()
 	names    []string // of its streams
@@ -113,6 +114,17 @@ func (c *C) NotClaimed(format string, args ...any) {
 	c.lacks = fmt.Sprintf(format, args...)
 	c.mu.Unlock()
 	runtime.Goexit()
+}
+
+// NotChecked says which part of the rule the check can't try here, and why. It goes on, and its result has it in
+// NotChecked.
+func (c *C) NotChecked(format string, args ...any) {
+	part := fmt.Sprintf(format, args...)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Contains(c.parts, part) {
+		c.parts = append(c.parts, part)
+	}
 }
 
 // Failed reports whether Errorf or Fatalf was called.

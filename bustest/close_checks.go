@@ -519,6 +519,7 @@ func (st *stuck) close(e *Env) {
 	ctx, want := c.ctx, 5*time.Second
 	if !c.h.Bubble { // where the default takes no time
 		var cancel context.CancelFunc
+		c.NotChecked("how long Close waits without a deadline: that takes Harness.Bubble")
 		want = min(c.h.Settle, time.Second)
 		ctx, cancel = context.WithTimeout(c.ctx, want)
 		defer cancel()

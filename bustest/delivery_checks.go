@@ -282,6 +282,8 @@ func tick(c *C) {
 		// Only here is it certain that no tick has passed meanwhile.
 		synctest.Wait()
 		c.judge(h, exactly())
+	} else {
+		c.NotChecked("when a tick is: that takes Harness.Bubble")
 	}
 	c.awaitText(h, want[4])
 	if waited := time.Since(began); c.h.Bubble && waited > c.h.Tick {

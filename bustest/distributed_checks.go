@@ -218,10 +218,12 @@ func (c *C) changeElsewhere(a, b bus.Bus, root string, best map[string]time.Dura
 	counts("a subject that a stream doesn't capture any more", second, false, c.subscribe(b, second, bus.All()), ensure(first))
 	remover, ok := a.(bus.Remover)
 	if !ok {
+		c.NotChecked("a stream that another bus removes: the bus is no bus.Remover")
 		return
 	}
 	err := remover.RemoveStream(c.ctx, c.stream("NONE"))
 	if errors.Is(err, bus.ErrUnsupported) {
+		c.NotChecked("a stream that another bus removes: %v", err)
 		return
 	}
 	counts("a stream that is removed", first, false, c.subscribe(b, first, bus.All()), func() {

@@ -61,7 +61,7 @@ var durableGroupChecks = []Check{
 	{
 		Name: "CutShort", Run: cutShort, Needs: []Ability{DurableGroups},
 		Rule:   "what a handler fails to do since its subscription ends is left for another and is no attempt that makes a dead letter",
-		Origin: "hornetq/hornetq#1312: closing a consumer sets off the check of its redeliveries",
+		Origin: "hornetq/hornetq#1312: closing a consumer delayed what it had not acknowledged, as if its delivery had failed",
 	},
 	{
 		Name: "DurableGroupReopen", Run: durableGroupReopen, Needs: []Ability{DurableGroups, Durable},

@@ -135,6 +135,8 @@ func onlyItself(c *C) {
 	c.unsubscribe(first)
 	c.publish(b, c.subject("a"), "to the other")
 	c.awaitText(h, "to the other")
+	c.settle()
+	c.judge(h, exactly("to the other")) // the first has ended
 }
 
 func untilEnds(c *C) {

@@ -327,12 +327,15 @@ func changeInHandler(c *C) {
 		return func(ctx context.Context) error {
 			r, ok := b.(bus.Remover)
 			if !ok {
+				c.NotChecked("a removal in a handler: the bus is no bus.Remover")
 				return nil
 			}
-			if err := f(r, ctx); !errors.Is(err, bus.ErrUnsupported) {
-				return err
+			err := f(r, ctx)
+			if errors.Is(err, bus.ErrUnsupported) {
+				c.NotChecked("a removal in a handler: %v", err)
+				return nil
 			}
-			return nil
+			return err
 		}
 	}
 	c.ensure(b,

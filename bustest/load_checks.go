@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strconv"
 	"strings"
@@ -108,6 +109,7 @@ func defaultBuffer(c *C) {
 	}
 	open()
 	if c.h.Tick > 0 {
+		c.NotChecked("that no more than the default waits: with a tick it may")
 		c.awaitText(h, numbered("p", room))
 		return
 	}
@@ -238,6 +240,12 @@ func manySubscriptions(c *C) {
 	b := c.Bus()
 	n, sample := 1000, int32(100)    // on uncaptured subjects ten times as few, since time is short
 	const perSubscription = 32 << 10 // bytes; ours take a tenth
+	measures := measuring.TryLock()
+	if measures {
+		defer measuring.Unlock()
+	} else {
+		c.NotChecked("the memory: this process has more than one such check, and another one measures it")
+	}
 	c.kinds(b, func(root string) {
 		before := inUse()
 		var got atomic.Int32
@@ -278,12 +286,25 @@ func manySubscriptions(c *C) {
 				c.Fatalf("subscription %d got %d messages, want %d", i, have, want)
 			}
 		}
-		if grown := inUse() - before; grown > int64(n)*perSubscription {
-			c.Errorf("%d subscriptions take %d KiB each, want %d at most", n, grown/int64(n)>>10, perSubscription>>10)
+		if !measures {
+			n = 10_000
+			return
 		}
+		// What else the process does takes memory for a while, these subscriptions as long as they stand.
+		least := int64(math.MaxInt64)
+		c.until(fmt.Sprintf("%d subscriptions to take %d KiB each at most", n, perSubscription>>10), c.h.Patience, func(int) bool {
+			if grown := inUse() - before; grown < least {
+				least = grown
+				c.Logf("%d subscriptions take %d KiB each", n, grown/int64(n)>>10)
+			}
+			return least <= int64(n)*perSubscription
+		})
 		n = 10_000
 	})
 }
+
+// measuring is held by the check that measures the memory of the process: several at once would measure one another.
+var measuring sync.Mutex
 
 // inUse is how much memory the process uses after a collection.
 func inUse() int64 {

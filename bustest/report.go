@@ -27,6 +27,9 @@ type Result struct {
 	Reason   string        `json:"reason,omitempty"` // why it failed, doesn't apply or wasn't run; empty when it passed
 	Duration time.Duration `json:"duration_ns"`
 
+	// NotChecked are the parts of the rule that the check couldn't try, each with the reason, though it has run.
+	NotChecked []string `json:"not_checked,omitempty"`
+
 	// Left are the streams of the check that couldn't be removed, each with the reason. See Harness.Shared.
 	Left []string `json:"left,omitempty"`
 }
@@ -84,7 +87,7 @@ func (r Report) String() string {
 }
 
 // Table is a line for each check: how it ended, how long it took, and the first line of the
-// reason. What failed comes last.
+// reason, or what it couldn't check. What failed comes last.
 func (r Report) Table() string {
 	var b strings.Builder
 	for _, status := range []Status{Passed, NotClaimed, NotRun, Failed} {
@@ -99,6 +102,9 @@ func (r Report) Table() string {
 
 func (r Result) line() string {
 	reason, _, _ := strings.Cut(r.Reason, "\n")
+	if reason == "" && len(r.NotChecked) > 0 {
+		reason = "not checked: " + strings.Join(r.NotChecked, "; ")
+	}
 	line := fmt.Sprintf("%-24s %-11s %6d ms  %s", r.Check.Name, r.Status, r.Duration.Milliseconds(), strings.TrimSpace(reason))
 	if runes := []rune(line); len(runes) > reportWidth {
 		line = string(runes[:reportWidth-1]) + "…"

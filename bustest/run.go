@@ -38,6 +38,9 @@ func Run(t *testing.T, h Harness) {
 				if len(res.Left) > 0 {
 					t.Logf("streams that stay: %s", strings.Join(res.Left, "; "))
 				}
+				for _, part := range res.NotChecked {
+					t.Logf("not checked: %s", part)
+				}
 				switch res.Status {
 				case Failed:
 					t.Errorf("%s\n%s", check.Rule, res.Reason)
@@ -171,7 +174,7 @@ func (h *Harness) run(ctx context.Context, check Check, child func(...string) *e
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	res := Result{Check: check, Status: Passed, Duration: time.Since(began), Left: c.left}
+	res := Result{Check: check, Status: Passed, Duration: time.Since(began), NotChecked: c.parts, Left: c.left}
 	switch {
 	case interrupted:
 		res.Status, res.Reason = NotRun, context.Cause(ctx).Error()

@@ -89,11 +89,16 @@ func TestExamine_reportsEveryCheck(t *testing.T) {
 	h := reference(refbus.Config{NoGroups: true, NoDurableGroups: true})
 	h.Extra = []Check{
 		{Name: "ExtraPasses", Rule: "a rule of its own", Run: func(c *C) { c.Bus() }},
+		{Name: "ExtraPartly", Rule: "a rule of two parts", Run: func(c *C) { c.NotChecked("one of them: %s", "on purpose") }},
 		{Name: "ExtraFails", Rule: "a rule that is broken", Run: func(c *C) { c.Fatalf("on purpose") }},
 		{Name: "ExtraPanics", Rule: "a rule that panics", Run: func(c *C) { panic("on purpose") }},
 	}
 	report := Examine(t.Context(), h)
-	require.Len(t, report.Results, len(Checks())+3)
+	require.Len(t, report.Results, len(Checks())+4)
+	partly, _ := report.Result("ExtraPartly")
+	require.Equal(t, Passed, partly.Status)
+	require.Equal(t, []string{"one of them: on purpose"}, partly.NotChecked)
+	require.Regexp(t, `(?m)^ExtraPartly +passed .* not checked: one of them: on purpose$`, report.Table())
 	want := map[string]Status{
 		"NoGroups": Passed, "NoHeaders": NotClaimed, "NoStreams": NotClaimed, "NoDurable": NotClaimed, "Kill": NotClaimed, "Tick": NotClaimed,
 		"ExtraFails": Failed, "ExtraPanics": Failed,
@@ -104,7 +109,7 @@ func TestExamine_reportsEveryCheck(t *testing.T) {
 		case res.Check.process:
 			status = NotClaimed
 		case special:
-		case slices.Contains(res.Check.Needs, Distributed), slices.Contains(res.Check.Needs, Groups), slices.Contains(res.Check.Needs, DurableGroups):
+		case slices.Contains(res.Check.Needs, Distributed), slices.Contains(res.Check.Needs, OneServer), slices.Contains(res.Check.Needs, Groups), slices.Contains(res.Check.Needs, DurableGroups):
 			status = NotClaimed
 		default:
 			status = Passed

@@ -109,8 +109,14 @@ Checks a bus against the contract of package bus, and exits with 1 if it breaks 
 
 func (cmd *command) parse(args []string) (help bool, err error) {
 	flags := flag.NewFlagSet(cmd.name, flag.ContinueOnError)
-	flags.StringVar(&cmd.url, "bus", "", "check the bus at `URL`: mem:, nats:./data/x, nats://127.0.0.1:4222;\n"+
-		"{dir} in it is a fresh directory for each check")
+	flags.Func("bus", "check the bus at `URL`: mem:, nats:./data/x, nats://127.0.0.1:4222;\n"+
+		"{dir} in it is a fresh directory for each check", func(url string) error {
+		if cmd.url != "" {
+			return errors.New("it is there twice, and one bus is checked")
+		}
+		cmd.url = url
+		return nil
+	})
 	flags.StringVar(&cmd.claim, "claim", "", "check these `ABILITIES`, too, even if the bus seems to lack them, such as\nTotalOrder,Durable; or all")
 	flags.IntVar(&cmd.count, "count", 1, "run everything `N` times, each with another seed")
 	flags.BoolVar(&cmd.json, "json", false, "write a JSON object per line instead of text")
@@ -212,6 +218,10 @@ func (cmd *command) run(ctx context.Context, args []string) (status int, err err
 	if err != nil {
 		if len(trial.Left) > 0 {
 			err = fmt.Errorf("%w; these streams stay on the bus: %s", err, strings.Join(trial.Left, "; "))
+		}
+		if errors.Is(err, bus.ErrUnknownScheme) {
+			_, err = bus.Open(ctx, cmd.url) // says it of the URL as it was given, and opens nothing
+			return exitNothing, err
 		}
 		return exitNothing, explain(err, p)
 	}

@@ -148,6 +148,8 @@ func TestMain_saysWhatIsWrongWithItsUse(t *testing.T) {
 		{[]string{"-bus", "mem:", "-run", "("}, "-run"},
 		{[]string{"-bus", "mem:", "-claim", "Telepathy"}, `-claim "Telepathy"`},
 		{[]string{"-bus", "nowhere:"}, "unknown scheme"},
+		{[]string{"-bus", "nowhere:there"}, `bus: open "nowhere:there": unknown scheme`},
+		{[]string{"-bus", "mem:", "-bus", "mem:?tick=1s"}, "it is there twice"},
 		{[]string{"-bus", "nothing"}, "no scheme"},
 		{[]string{"-bus", "mem:./data"}, "has no place"},
 		{[]string{"-bus", "nats://user:hush@127.0.0.1:1"}, "is the server running"},
@@ -157,6 +159,9 @@ func TestMain_saysWhatIsWrongWithItsUse(t *testing.T) {
 		require.Empty(t, out)
 		require.Contains(t, problems, c.want)
 		require.NotContains(t, problems, "hush")
+		if strings.Contains(problems, "unknown scheme") {
+			require.NotContains(t, problems, "directory of its own")
+		}
 		require.Equal(t, 1, strings.Count(problems, "\n"), problems)
 	}
 	status, out, _ := run(t, "-h")

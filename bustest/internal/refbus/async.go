@@ -57,6 +57,9 @@ func (b *Bus) publishAsync(ctx context.Context, subject string, data []byte, don
 			if b.bug("asyncTwice") {
 				b.tellOutcome(done, err)
 			}
+			if b.bug("asyncTwiceLater") {
+				time.AfterFunc(50*time.Millisecond, func() { b.tellOutcome(done, err) })
+			}
 		case err != nil && !b.bug("asyncUnheard"):
 			b.complain(bus.Problem{Err: err, Subject: subject})
 		}

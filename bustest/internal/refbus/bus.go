@@ -10,8 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -212,10 +210,8 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		b.mu.Unlock()
 		return nil, err
 	}
-	if b.bug("quadraticSub") {
-		for range 10 { // far from what a slow machine makes of the correct bus
-			slices.SortFunc(slices.Clone(b.subs), func(s, t *subscription) int { return strings.Compare(t.pattern, s.pattern) })
-		}
+	if n := time.Duration(len(b.subs) / 100); b.bug("quadraticSub") {
+		time.Sleep(n * n * time.Millisecond) // work would keep the mutants beside it waiting
 	}
 	s, err := b.position(ctx, pattern, handler, o)
 	if err != nil {
@@ -223,6 +219,9 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		return nil, err
 	}
 	s.process = caller(ctx)
+	if b.bug("fatSub") {
+		s.ballast = make([]byte, 64<<10)
+	}
 	b.subs = append(b.subs, s)
 	if o.Until != nil {
 		s.stopUntil = context.AfterFunc(o.Until, func() {

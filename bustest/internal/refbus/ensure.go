@@ -163,6 +163,9 @@ func (b *Bus) ensure(cfg bus.StreamConfig) error {
 	before := len(st.msgs)
 	st.change(cfg, b)
 	if gone := before - len(st.msgs); gone > 0 && !b.bug("discardUnlogged") {
+		if b.bug("discardMiscounted") {
+			gone = 1
+		}
 		b.o.Logger.Warn("refbus: new limits discarded messages", "stream", cfg.Name, "count", gone)
 	}
 	if b.bug("updateForgotten") {

@@ -18,6 +18,7 @@ import (
 // except those that never change.
 type subscription struct {
 	b           *Bus
+	ballast     []byte // of the bug fatSub
 	pattern     string
 	handler     bus.Handler
 	o           bus.SubscribeOptions
