@@ -47,6 +47,7 @@ const (
 	codeWrongStream        = 10060
 	codeOverlap            = 10065
 	codeWrongLastSequence  = 10071
+	codeNoReplicas         = 10074
 	codeNotEnabledForUser  = 10076
 	codeStoreFailed        = 10077
 	codeConsumerExists     = 10148
@@ -70,7 +71,7 @@ func (e *apiError) Unwrap() error {
 		return driver.ErrNotCaptured
 	case codeOverlap:
 		return bus.ErrStreamOverlap
-	case codeConfigInvalid:
+	case codeConfigInvalid, codeNoReplicas:
 		return bus.ErrBadStream
 	case codeMessageTooLarge:
 		return bus.ErrTooLarge
@@ -111,8 +112,6 @@ func connectionError(ctx context.Context, err error) error {
 		return bus.ErrClosed
 	case isInterrupted(err):
 		return errInterrupted
-	case errors.Is(err, nats.ErrNoResponders):
-		return fmt.Errorf("%w: JetStream doesn't answer: is it enabled on the server?", bus.ErrUnavailable)
 	case errors.Is(err, nats.ErrPermissionViolation):
 		return fmt.Errorf("%w: %s", bus.ErrForbidden, err)
 	}

@@ -57,7 +57,11 @@ func (c Client) open(ctx context.Context, o bus.OpenOptions) (bus.Bus, error) {
 	b := newBackend(o.Logger)
 	b.replicas = max(1, c.Replicas)
 	b.inDomain(c.Domain)
-	if err := b.dial(strings.Join(c.Servers, ","), append(opts, nats.Timeout(timeout))); err != nil {
+	err = b.dial(strings.Join(c.Servers, ","), append(opts, nats.Timeout(timeout)))
+	if errors.Is(err, nats.ErrNoServers) { // it hides that
+		return nil, fmt.Errorf("%w: connection refused: is the server running at %s?", bus.ErrUnavailable, strings.Join(c.Servers, " or "))
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %s: is the server running, and are the credentials right?", bus.ErrUnavailable, err)
 	}
 	return b.run(ctx, o, true)

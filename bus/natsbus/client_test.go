@@ -262,3 +262,16 @@ func TestClient_triesTheServersThatItIsGiven(t *testing.T) {
 	useOf(t, b)
 	require.NoError(t, b.Close(context.Background()))
 }
+
+func TestClient_saysWhatTheServerDoesNotHave(t *testing.T) {
+	s := startServer(t, t.TempDir(), -1)
+	_, err := bus.Open(t.Context(), s.ClientURL()+"?domain=nope")
+	require.ErrorIs(t, err, bus.ErrUnavailable)
+	require.ErrorContains(t, err, "is it enabled")
+	require.ErrorContains(t, err, "$JS.nope.API.>")
+	err = openURL(t, s.ClientURL()+"?replicas=3").EnsureStreams(t.Context(), chat)
+	require.ErrorIs(t, err, bus.ErrBadStream, "waiting won't help")
+	require.NotErrorIs(t, err, bus.ErrUnavailable)
+	require.ErrorContains(t, err, `"CHAT"`)
+	require.ErrorContains(t, err, "replicas > 1")
+}

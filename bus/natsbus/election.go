@@ -168,8 +168,8 @@ func (b *backend) question(ctx context.Context, subject string, body []byte, ans
 		}
 		return errCut
 	}
-	if err != nil && b.elects && ctx.Err() == nil && (try.Err() != nil || errors.Is(err, nats.ErrNoResponders)) {
-		return fmt.Errorf("%w: %w", errNoAnswer, err)
+	if err != nil && ctx.Err() == nil && (errors.Is(err, nats.ErrNoResponders) || b.elects && try.Err() != nil) {
+		return fmt.Errorf("%w (on %s>): %w", errNoAnswer, b.api, err)
 	}
 	if err != nil {
 		return connectionError(ctx, err)

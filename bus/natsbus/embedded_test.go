@@ -147,7 +147,7 @@ func TestOpen_saysWhatIsWrong(t *testing.T) {
 		"nats:" + dir + "?listen=:4222":                   "others can reach",
 		"nats:" + dir + "?token=geheim":                   `"listen"`,
 		"nats:" + dir + "?listen=" + used.Addr().String(): "address already in use",
-		"nats://127.0.0.1:1":                              "is the server running",
+		"nats://127.0.0.1:1":                              "connection refused: is the server running at 127.0.0.1:1?",
 		"nats://127.0.0.1:1/path":                         "has no path",
 		"nats://127.0.0.1:1?x=1":                          `unknown parameter "x"`,
 		"nats://127.0.0.1:1?sync=always":                  `parameter "sync" is for an embedded server`,
