@@ -211,7 +211,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		return nil, err
 	}
 	if n := time.Duration(len(b.subs) / 100); b.bug("quadraticSub") {
-		time.Sleep(n * n * time.Millisecond) // work would keep the mutants beside it waiting
+		time.Sleep(n * n * 300 * time.Millisecond) // work would keep the mutants beside it waiting
 	}
 	s, err := b.position(ctx, pattern, handler, o)
 	if err != nil {
