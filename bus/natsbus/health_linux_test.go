@@ -25,7 +25,9 @@ func TestFullDisk_ofAMemberIsSaidAndARestartBringsItBack(t *testing.T) {
 			config = *c
 		}
 	})
-	require.NoError(t, buses[0].EnsureStreams(ctx, task))
+	for _, b := range buses {
+		require.NoError(t, b.EnsureStreams(ctx, task)) // otherwise it learns within a second what is captured
+	}
 	requireHealthy(t, buses...)
 	d.fill(t, 4<<20)
 	var p acknowledged

@@ -151,7 +151,7 @@ func newBackend(log *slog.Logger) *backend {
 		scans:      scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
 	}
 	b.lacks.Ask = b.check
-	b.room.Ask = func() (struct{}, error) { return struct{}{}, b.node.tryRoom(streamRoom) }
+	b.room.Ask = func() (struct{}, error) { return struct{}{}, b.node.tryRoom(healRoom) }
 	return b
 }
 

@@ -121,13 +121,13 @@ func (p *acknowledged) requireHeld(t *testing.T, b bus.Bus, subject string) {
 		count[n]++
 	}
 	require.NotEmpty(t, p.acked)
-	lost := 0
+	var wrong []string
 	for _, n := range p.acked {
 		if count[n] != 1 {
-			lost++
+			wrong = append(wrong, fmt.Sprintf("%d: %d times", n, count[n]))
 		}
 	}
-	require.Zero(t, lost, "acknowledged and lost, of %d", len(p.acked))
+	require.Empty(t, wrong, "of %d that were acknowledged and are to be there once", len(p.acked))
 }
 
 func healthy(b bus.Bus) func() bool {
