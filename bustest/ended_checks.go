@@ -116,11 +116,11 @@ func (c *C) endWhileRunning(b bus.Bus, gate <-chan struct{}, last func(ctx conte
 func closeWaitsForEnded(c *C) {
 	b := c.Bus()
 	gate, open := c.gate()
-	publish := func(ctx context.Context) error { // whose subscription's end is the handler's too
+	publish := func(ctx context.Context, b bus.Bus) error { // whose subscription's end is the handler's too
 		return b.Publish(context.WithoutCancel(ctx), c.subject("free"), nil)
 	}
 	ended := c.endWhileRunning(b, gate, func(ctx context.Context, h *history) {
-		if err := publish(ctx); err != nil {
+		if err := publish(ctx, b); err != nil {
 			c.Errorf("%s: Publish while Close waits for it: %v", h.name, err)
 		}
 	})
@@ -142,20 +142,20 @@ func closeWaitsForEnded(c *C) {
 	}
 
 	// Those that don't return.
-	var err error
-	if b, err = c.h.Open(c.env()); err != nil { // its Close is to fail, so c.Bus isn't for it
+	stuck, err := c.h.Open(c.env())
+	if err != nil { // its Close is to fail, so c.Bus isn't for it
 		c.Fatalf("Open: %v", err)
 	}
 	gate, open = c.gate()
-	ended = c.endWhileRunning(b, gate, func(ctx context.Context, h *history) {
-		if err := publish(ctx); !errors.Is(err, bus.ErrClosed) {
+	ended = c.endWhileRunning(stuck, gate, func(ctx context.Context, h *history) {
+		if err := publish(ctx, stuck); !errors.Is(err, bus.ErrClosed) {
 			c.Errorf("%s: Publish after Close hasn't waited for it: want ErrClosed, have %v", h.name, err)
 		}
 	})
 	short, cancel := context.WithTimeout(c.ctx, min(c.h.Settle, time.Second))
 	defer cancel()
 	result := make(chan error, 1)
-	c.start(func() { result <- b.Close(short) })
+	c.start(func() { result <- stuck.Close(short) })
 	err = receive(c, result, "Close to end by its deadline")
 	if !errors.Is(err, bus.ErrHandlersRunning) {
 		c.Errorf("Close while handlers run whose subscriptions have ended: want ErrHandlersRunning, have %v", err)

@@ -19,7 +19,7 @@ import (
 func ExampleExamine_fromScratch() {
 	report := bustest.Examine(context.Background(), bustest.Harness{
 		Open: func(e *bustest.Env) (bus.Bus, error) {
-			return &channels{options: bus.NewOpenOptions(e.Options), members: map[*member]bool{}}, nil
+			return &channels{options: bus.NewOpenOptions(e.Options), members: map[*member]bool{}, closing: make(chan struct{})}, nil
 		},
 	})
 	fmt.Println("failures:", report.Err())
@@ -38,7 +38,9 @@ type channels struct {
 	options bus.OpenOptions
 	mu      sync.RWMutex // read: a publish
 	members map[*member]bool
-	closed  bool
+	closing chan struct{} // closed when Close is called
+	closed  bool          // Close was called
+	over    bool          // it waits for nobody any more
 }
 
 // member is a subscription.
@@ -59,7 +61,7 @@ type member struct {
 
 // refusal says why a call can't be served. Handlers may publish while Close waits for them.
 func (b *channels) refusal(ctx context.Context, subject string, check func(string) error) error {
-	if b.closed && (!b.inside(ctx) || ctx.Err() != nil) {
+	if b.over || b.closed && (!b.inside(ctx) || ctx.Err() != nil) {
 		return bus.ErrClosed
 	}
 	return first(ctx.Err(), check(subject))
@@ -218,15 +220,26 @@ func (s *member) Unsubscribe(ctx context.Context) error {
 	if s.b.inside(ctx) {
 		return nil
 	}
-	return s.wait(ctx)
+	err := s.wait(ctx, s.b.closing)
+	if err != nil {
+		err = fmt.Errorf("channels: unsubscribe %.80q: the handler is running: %w", s.pattern, err)
+	}
+	return err
 }
 
-func (s *member) wait(ctx context.Context) error {
+func (s *member) wait(ctx context.Context, closing <-chan struct{}) error {
 	select {
 	case <-s.done:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("channels: the handler of %q is running: %w", s.pattern, ctx.Err())
+		return ctx.Err()
+	case <-closing:
+	}
+	select {
+	case <-s.done:
+		return nil
+	default:
+		return bus.ErrClosed
 	}
 }
 
@@ -265,19 +278,25 @@ func (b *channels) Close(ctx context.Context) error {
 			close(s.messages) // what is in it is still handed over
 		}
 	}
+	if !b.closed {
+		close(b.closing)
+	}
 	b.closed = true
 	b.mu.Unlock()
 	if b.inside(ctx) {
 		return nil
 	}
 	for _, s := range last {
-		_ = s.wait(ctx) // asked again below
+		_ = s.wait(ctx, nil) // asked again below
 	}
+	b.mu.Lock()
+	b.over = true
+	b.mu.Unlock()
 	var late []string
 	for _, s := range last {
 		s.cancel(bus.ErrClosed)
 		grace, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-		if s.wait(grace) != nil {
+		if s.wait(grace, nil) != nil {
 			late = append(late, s.pattern)
 		}
 		cancel()
