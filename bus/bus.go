@@ -66,7 +66,7 @@ type Bus interface {
 	// releases everything. A ctx without a deadline is given 5 seconds. Handlers that don't
 	// return by then have their contexts cancelled, and the error is ErrHandlersRunning,
 	// naming their patterns, also when their subscriptions have ended before. What they call
-	// from then on is ErrClosed. Close is idempotent; called inside a handler it doesn't wait.
+	// after Close has returned is ErrClosed. Close is idempotent; called inside a handler it doesn't wait.
 	Close(ctx context.Context) error
 }
 

@@ -234,8 +234,9 @@ func (s *subscription) joinGroup(ctx context.Context, r route, o *bus.SubscribeO
 	return nil
 }
 
-// conflict is for who wants the name of a durable group for another pattern. A group that processes share may have been removed by
-// another one: what is left of it here then says nothing, and the backend is asked.
+// conflict is what who wants the name of a durable group for another pattern is told: ErrConflict, or errEnded, upon which it tries
+// again. A group that processes share may have been removed by another one, and what is left of it here, unless a handler still
+// runs, ends with the question; the backend then decides.
 func (g *group) conflict(ctx context.Context) error {
 	if g.shared() {
 		g.stopUnused(ctx)

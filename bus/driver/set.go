@@ -2,7 +2,7 @@ package driver
 
 // set is an unordered set whose members know their places, so that a crowd comes and goes without hashing.
 type set[T interface{ spot() *int }] struct {
-	all []T // it isn't modified from elsewhere
+	all []T // to be read, under the lock of its owner
 }
 
 // add adds v, which is in no other set of its kind.

@@ -2,7 +2,7 @@ package driver
 
 import "sync/atomic"
 
-// signal is a channel that is closed once, and made when somebody asks for it: most are fired before, or never watched.
+// signal is a channel that is closed once, and made when somebody asks for it: few are watched before they are fired.
 type signal struct{ p atomic.Pointer[chan struct{}] }
 
 var firedChannel = func() *chan struct{} {

@@ -222,6 +222,7 @@ func (s *subscription) restLocked() {
 	s.running = false
 	if s.hand != nil {
 		clear(s.hand.items[:])
+		clear(s.hand.read[:])
 		s.hand.batch = nil
 		hands.Put(s.hand)
 		s.hand = nil
@@ -234,7 +235,8 @@ const maxLoan = 64
 // hand is what the runner is lent: messages that were read, or those of a queue. It isn't a part of the subscription, whose
 // memory publishers write to.
 type hand struct {
-	batch   []*bus.Message // nil: they are items
+	batch   []*bus.Message // of read; nil: they are items
+	read    [maxLoan]*bus.Message
 	readAt  time.Duration
 	items   [blockLen]item
 	n       int
@@ -261,7 +263,7 @@ func (s *subscription) lendLocked(l *leg) *hand {
 			return nil
 		}
 		h := s.handLocked(l)
-		h.batch, h.readAt, h.n = l.batch[:n], l.readAt, n
+		h.batch, h.readAt, h.n = h.read[:copy(h.read[:], l.batch[:n])], l.readAt, n
 		h.claimed.Store(0)
 		return h
 	}
@@ -569,7 +571,8 @@ func (s *subscription) awaitEnd(ctx context.Context) error {
 		return ctx.Err()
 	case <-s.b.outside.Done():
 	}
-	// The handler's context was cancelled when the subscription ended, as it is when Close waits no longer.
+	// The bus is closing. The handler's context was cancelled when the subscription ended, so it is given as long as one that
+	// Close waits for no longer.
 	grace := time.NewTimer(cancelGrace)
 	defer grace.Stop()
 	select {

@@ -18,7 +18,7 @@ import (
 type Config struct {
 	Dir   string        // where it stores; empty: ./data/nats. A leaf stores nothing
 	Sync  time.Duration // how soon the disk has what is acknowledged; 0: 100ms. See SyncAlways
-	Scrub time.Duration // how long a round takes in which all files are checked for damage; 0: a day, negative: there is none
+	Scrub time.Duration // how long a round takes in which all files are checked for damage; 0: a day, negative: there is none. Of a server that stands alone
 
 	Listen     string // HOST:PORT on which clients can reach it; empty: nothing
 	LeafListen string // HOST:PORT on which leaves can; empty: nothing

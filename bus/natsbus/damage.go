@@ -114,7 +114,7 @@ func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) ([]dama
 		e.log.Warn("natsbus: a damaged configuration was replaced by its copy", "dir", e.dir, "stream", of.stream, "consumer", of.consumer)
 	}
 	e.mu.Lock()
-	doubtful := e.doubtful
+	doubtful := slices.Clone(e.doubtful)
 	e.mu.Unlock()
 	c := check{streams: e.streamsDir(), since: since, also: doubtful, torn: torn, kept: filepath.Join(e.dir, keptDir)}
 	found, err := c.run(ctx)
@@ -127,7 +127,8 @@ func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) ([]dama
 	e.lives.lost(found)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.damages, e.doubtful = append(e.damages, found...), nil
+	e.damages = append(e.damages, found...)
+	e.doubtful = slices.DeleteFunc(e.doubtful, func(path string) bool { return slices.Contains(doubtful, path) })
 	e.lost = map[string]bool{}
 	for _, stream := range lost {
 		e.lost[stream] = true
@@ -190,7 +191,7 @@ type check struct {
 	streams string    // the directory of the streams
 	since   time.Time // files that haven't changed since are taken for whole
 	also    []string  // paths of files that are looked at all the same
-	torn    bool      // the store wasn't closed, so that the last record of a stream may be half written
+	torn    bool      // the store wasn't closed, so that the last record of a stream may be half written, except in also
 	kept    string    // where files are kept as they were; empty: nothing is changed
 }
 
@@ -209,7 +210,7 @@ func (c *check) run(ctx context.Context) ([]damage, error) {
 		workers.Go(func() {
 			for i := range next {
 				if errs[i] = ctx.Err(); errs[i] == nil {
-					found[i], errs[i] = c.file(files[i])
+					found[i], _, errs[i] = c.file(files[i])
 				}
 			}
 		})
@@ -247,31 +248,33 @@ func (c *check) files() (files []string, err error) {
 	return files, nil
 }
 
-// file looks at one file.
-func (c *check) file(path string) ([]damage, error) {
+// file looks at one file, and reports which messages are gone, and whether anything wasn't whole: a length, for one, can be
+// told from the rest.
+func (c *check) file(path string) (lost []damage, damaged bool, err error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil || bytes.HasPrefix(text, []byte(blockPacked)) { // an operator has had it compressed
-		return nil, err
+		return nil, false, err
 	}
 	dir := filepath.Dir(path)
 	stream, number := filepath.Base(filepath.Dir(dir)), strings.TrimSuffix(filepath.Base(path), ".blk")
 	b, err := newBlock(stream, number, text)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	b.read()
 	if !b.changed {
-		return nil, nil
+		return nil, false, nil
 	}
 	next, err := nextBlock(dir, number)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	endOnly := next == "" && bytes.HasPrefix(text, b.whole)
-	if endOnly && c.torn {
+	torn := endOnly && c.torn && !slices.Contains(c.also, path)
+	if torn {
 		b.lost = nil // nobody was told of what is half written
 	}
 	for i := range b.lost {
@@ -283,22 +286,22 @@ func (c *check) file(path string) ([]damage, error) {
 		for i := range b.lost {
 			b.lost[i].path = path
 		}
-		return b.lost, nil
+		return b.lost, !torn, nil
 	}
 	kept := filepath.Join(c.kept, fmt.Sprintf("%s-%s-%d.blk", stream, number, time.Now().UnixNano()))
 	for i := range b.lost {
 		b.lost[i].path, b.lost[i].kept = path, kept
 	}
 	if err := exchange(path, kept, b.whole); err != nil {
-		return nil, fmt.Errorf("%s is damaged and can't be mended: %w", path, err)
+		return nil, true, fmt.Errorf("%s is damaged and can't be mended: %w", path, err)
 	}
 	if endOnly {
-		return b.lost, nil // the index knows the last sequence, and the server that the end is missing
+		return b.lost, !torn, nil // the index knows the last sequence, and the server that the end is missing
 	}
 	if err := os.Remove(filepath.Join(dir, "index.db")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err // it counts what is gone
+		return nil, true, err // it counts what is gone
 	}
-	return b.lost, nil
+	return b.lost, true, nil
 }
 
 // nextBlock returns the file with the next higher number, "" if there is none.

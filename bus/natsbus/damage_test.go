@@ -450,6 +450,34 @@ func TestScrub_findsDamageThatNobodyReads(t *testing.T) {
 	}
 }
 
+func TestScrub_mendsWhatIsntLostAndFindsTheNewestMessage(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	filled(t, dir)
+	old, newest := blockFiles(t, dir)[0], blockFiles(t, dir)[3]
+	whole, err := os.ReadFile(old)
+	require.NoError(t, err)
+	b, err := bus.Open(t.Context(), "nats:"+dir+"?scrub=1s", bus.WithLogger(slog.New(slog.DiscardHandler)))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, b.Close(context.Background())) }()
+	edit(t, old, func(text []byte) []byte { text[recordsOf(text)[50]] ^= 2; return text }) // a length
+	eventually(t, func() bool {
+		text, err := os.ReadFile(old)
+		return err == nil && bytes.Equal(text, whole)
+	}, "the file as it was")
+	health := b.(bus.HealthChecker).Health
+	eventually(t, func() bool { return health(t.Context()) == nil }, "nothing is lost")
+	edit(t, newest, func(text []byte) []byte {
+		starts := recordsOf(text)
+		text[starts[len(starts)-1]+80] ^= 4
+		return text
+	})
+	eventually(t, func() bool {
+		err := health(t.Context())
+		return err != nil && strings.Contains(err.Error(), "stream SMALL from 720 on")
+	}, "Health, which names the message")
+}
+
 // What the server writes is whole: removals, erased messages, files that are written anew, large messages, a killed process.
 func TestDamage_isNotFoundInWhatTheServerWrites(t *testing.T) {
 	dir := t.TempDir()

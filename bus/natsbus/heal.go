@@ -44,9 +44,22 @@ func (e *embedded) watch(interrupt func(reason error), renew func(), tell func(f
 func (e *embedded) broken(why string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.failed = true
+	e.brokenLocked(why)
+}
+
+// damaged does it for a file in which damage was seen; what else was written since the store was opened isn't in doubt.
+func (e *embedded) damaged(path string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.doubtful = append(e.doubtful, path)
+	e.brokenLocked(path + " is damaged and is being mended")
+}
+
+func (e *embedded) brokenLocked(why string) {
 	if e.critical != "" || e.interrupt == nil {
-		if e.critical == "" || e.interrupt != nil {
-			e.critical = why // of a member the first reason stays: what is said later comes of it
+		if e.critical == "" || e.interrupt != nil { // of a member the first reason stays: what is said later comes of it
+			e.critical = why
 		}
 		e.brokenAgain = true
 		return
@@ -78,14 +91,18 @@ func (e *embedded) heal() {
 		}
 		e.mu.Lock()
 		e.brokenAgain = false
+		failed, since := e.failed, e.opened
+		if !failed {
+			since = e.brokenAt.Add(-unsynced)
+		}
 		e.mu.Unlock()
 		err := e.server.ShutdownJetStream()
 		var found []damage
-		if err == nil {
+		if err == nil && failed {
 			err = e.rewrite(ctx)
 		}
 		if err == nil {
-			found, err = e.mend(ctx, e.opened, true)
+			found, err = e.mend(ctx, since, true)
 		}
 		if err == nil {
 			config := *e.config
@@ -108,13 +125,17 @@ func (e *embedded) heal() {
 		e.mu.Lock()
 		again := e.brokenAgain
 		if !again {
-			e.critical = ""
+			e.critical, e.failed = "", false
 		}
 		e.mu.Unlock()
 		if again {
 			continue
 		}
-		e.log.Info("natsbus: the store can be written to again", "dir", e.dir)
+		if failed {
+			e.log.Info("natsbus: the store can be written to again", "dir", e.dir)
+		} else {
+			e.log.Info("natsbus: the store is mended", "dir", e.dir)
+		}
 		e.tell(found)
 		e.renew()
 		return

@@ -107,6 +107,8 @@ func (b *backend) behind(ctx context.Context) error {
 			return connectionError(ctx, err)
 		case len(lacks) == 0:
 			return nil
+		case errors.Is(ctx.Err(), context.Canceled):
+			return ctx.Err()
 		case time.Now().After(until) || !sleep(ctx, behindPause):
 			return fmt.Errorf("%w: this member isn't current: %s", bus.ErrUnavailable, enumerated(lacks))
 		}
@@ -174,11 +176,15 @@ func (b *backend) withoutLeader(ctx context.Context) error {
 		var info streamInfo
 		err := b.question(ctx, "$JS.API.STREAM.INFO."+stream, nil, &info, leaderTime)
 		switch {
-		case errors.Is(err, errCut), ctx.Err() != nil && context.Cause(ctx) != context.DeadlineExceeded:
+		case errors.Is(err, errCut), errors.Is(err, errInterrupted), ctx.Err() != nil:
 			return err
 		case errors.Is(err, bus.ErrUnavailable):
-			return fmt.Errorf("%w: no leader now of %s: more than half of the members that hold a stream must run and reach each other",
-				bus.ErrUnavailable, enumerated(suspected[i:]))
+			perhaps := ""
+			if rest := suspected[i+1:]; len(rest) > 0 {
+				perhaps = ", and perhaps of " + enumerated(rest)
+			}
+			return fmt.Errorf("%w: no leader now of %s%s: more than half of the members that hold a stream must run and reach each other",
+				bus.ErrUnavailable, stream, perhaps)
 		}
 	}
 	return nil

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -83,7 +86,8 @@ func (b *backend) unreadBetween(ctx context.Context, s driver.Stream, q driver.Q
 		return false, err
 	}
 	b.removeConsumer(s.Config.Name, name)
-	return answer.Pending > 0, nil
+	behind, err := b.get(ctx, s.Config.Name, getRequest{Seq: q.UpTo + 1, Next: q.Pattern, Batch: 1})
+	return err == nil && answer.Pending > behind.total, err
 }
 
 func coversAll(pattern string, subjects []string) bool {
@@ -132,6 +136,7 @@ func (e *embedded) suspect(stream string, after, through uint64) {
 	}
 }
 
+// look looks at the files that suspect names.
 func (e *embedded) look(stream string, after, through uint64) {
 	ctx, cancel := e.untilStopped()
 	defer cancel()
@@ -156,40 +161,52 @@ func (e *embedded) look(stream string, after, through uint64) {
 const lookAgain = 100 * time.Millisecond
 
 // lookAt looks at a file, while the server runs, and has the store mended if it is damaged. It looks twice: what the server
-// was just writing the first time is whole then.
+// was just writing the first time is whole then. What is at the end of a file counts only if nothing was written to it in between.
 func (e *embedded) lookAt(ctx context.Context, path string) (damaged bool, err error) {
+	var before fs.FileInfo
 	for look := range 2 {
 		if look > 0 && !sleep(ctx, lookAgain) {
 			return false, ctx.Err()
 		}
-		c := check{torn: true}
-		found, err := c.file(path)
-		if err != nil || len(found) == 0 {
+		info, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return false, nil // the server has removed it
+		}
+		if err != nil {
 			return false, err
 		}
+		c := check{torn: look > 0 && (info.Size() != before.Size() || !info.ModTime().Equal(before.ModTime()))}
+		if _, damaged, err := c.file(path); err != nil || !damaged {
+			return false, err
+		}
+		before = info
 	}
-	e.mu.Lock()
-	e.doubtful = append(e.doubtful, path)
-	e.mu.Unlock()
-	e.broken(path + " is damaged and is being mended")
+	e.damaged(path)
 	return true, nil
 }
 
+// leastPause lies between two files of a round.
+const leastPause = 10 * time.Millisecond
+
 // scrub looks at all files in turn, spread over the time that a round takes: damage of what nobody reads is found, and that of
-// messages that a reader has been led past.
+// messages that a reader has been led past. It begins anywhere, since a program may be started anew more often than a round ends.
 func (e *embedded) scrub(round time.Duration) {
 	ctx, cancel := e.untilStopped()
 	defer cancel()
 	said := ""
+	begin, place := rand.Float64(), rand.Float64()
 	for {
 		files, err := filepath.Glob(filepath.Join(e.streamsDir(), "*", "msgs", "*.blk"))
-		pause := round / time.Duration(max(1, len(files)))
-		for i := range max(1, len(files)) {
-			if !sleep(ctx, pause) {
+		n := max(1, len(files))
+		first := int(place * float64(n))
+		pause := max(leastPause, round/time.Duration(n))
+		for i := range n {
+			if !sleep(ctx, time.Duration(float64(pause)*(1-begin))) {
 				return
 			}
+			begin = 0
 			if i < len(files) && e.failure() == nil {
-				_, err = e.lookAt(ctx, files[i])
+				_, err = e.lookAt(ctx, files[(first+i)%n])
 			}
 			if err != nil && err.Error() != said && ctx.Err() == nil {
 				said = err.Error()

@@ -129,6 +129,11 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 		if err := b.await(ctx); err != nil {
 			return nil, errors.Join(err, b.Close())
 		}
+		if e.cfg.Cluster != nil {
+			if err := e.noteBoot(); err != nil {
+				return nil, errors.Join(err, b.Close())
+			}
+		}
 		conns := e.peerConns()
 		e.background.Go(func() { e.watchPeers(conns, b.reconnected) })
 	}

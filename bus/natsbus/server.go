@@ -36,7 +36,7 @@ type embedded struct {
 	lock    *os.File
 	disk    *disk
 	commits *commits // nil: no publish waits for the disk
-	booted  bool     // beginBoot has noted it
+	booted  bool     // noteBoot was called
 	lives   *lives
 	copies  *copies
 	server  *server.Server
@@ -56,6 +56,7 @@ type embedded struct {
 	critical    string          // why the store doesn't work, until it does again
 	brokenAt    time.Time       // since when
 	brokenAgain bool            // while it is being healed
+	failed      bool            // it couldn't be written to, or read; otherwise it is only damaged
 	damages     []damage        // that have been found since the start
 	lost        map[string]bool // streams that are there and can't be read
 
@@ -91,7 +92,6 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 			if err := e.beginBoot(); err != nil {
 				return err
 			}
-			e.booted = true
 		}
 	}
 	return e.run(ctx, opts)

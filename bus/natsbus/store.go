@@ -55,27 +55,44 @@ func (e *embedded) claim() error {
 // bootFile is in a member's store while it is open, and holds which start of the machine that was.
 const bootFile = "jitney.boot"
 
-// beginBoot notes that a member's store is open, and tells if the machine has crashed since it was: what the member had acknowledged
+// beginBoot tells if the machine has crashed while a member's store was open: what the member had acknowledged
 // to the others may be gone from its disk, and if it is gone from more than half of them, they may store something else in its
 // place, each its own, and the server doesn't notice.
 func (e *embedded) beginBoot() error {
-	path := filepath.Join(e.dir, bootFile)
-	was, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	was, err := os.ReadFile(filepath.Join(e.dir, bootFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return e.noteBoot()
+	}
+	if err != nil {
 		return storeError(e.dir, err)
 	}
-	if err == nil && string(was) != bootID() && !e.level.always {
+	if string(was) != bootID() && !e.level.always {
 		e.log.Warn("natsbus: the machine has crashed under this member, which may have lost the end of its streams; if the others crashed at the same time, "+
 			"start all but one of them with an empty directory", "dir", e.dir)
 	}
-	if err := replaceFile(path, []byte(bootID())); err != nil {
+	return nil // it stays until the member is open, so that a start that fails isn't the only one that tells
+}
+
+// noteBoot notes that a member's store is open.
+func (e *embedded) noteBoot() error {
+	if err := replaceFile(filepath.Join(e.dir, bootFile), []byte(bootID())); err != nil {
 		return storeError(e.dir, err)
 	}
+	e.booted = true
 	return nil
 }
 
 // endBoot notes that the store is closed, and the disk has it.
-func (e *embedded) endBoot() error { return os.Remove(filepath.Join(e.dir, bootFile)) }
+func (e *embedded) endBoot() error {
+	if err := os.Remove(filepath.Join(e.dir, bootFile)); err != nil {
+		return err
+	}
+	dir, err := os.Open(e.dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
 
 // unmarkedOwner finds out whose a store is that nobody has marked; "" where there is none.
 func unmarkedOwner(dir string) (string, error) {
