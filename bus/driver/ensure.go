@@ -202,6 +202,9 @@ func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
 		return nil, fmt.Errorf("bus: list streams: %w", err)
 	}
 	defer b.leave(counted)
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("bus: list streams: %w", err)
+	}
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	t, err := b.refresh.Get(ctx)
