@@ -191,7 +191,7 @@ func (r *reader) take(p *part, it item) error {
 func (r *reader) close() {
 	r.end()
 	for _, p := range r.parts {
-		// Its handler returns, and with it this; an error would be that of the context.
+		// Its handler heeds the reader's end, which has come. An error would say that the bus is being closed, which ends it, too.
 		_ = p.sub.Unsubscribe(context.Background())
 	}
 }
