@@ -51,8 +51,9 @@ type Share interface {
 	// Through reports whether the group has given away all up to a sequence, and this bus's part has come to the sink.
 	Through(ctx context.Context, upTo uint64) (bool, error)
 
-	// Leave returns when the group has heard of all that was said here. Nothing comes after it.
-	Leave()
+	// Leave stops asking, then releases what is given back, so that it doesn't come here again, and returns when the group has heard
+	// of all that was said here. Nothing comes after it.
+	Leave(back ...*Delivery)
 }
 
 // Delivery is a message that a group has given to this bus.
@@ -311,21 +312,21 @@ func (g *group) join(ctx context.Context, grouper Grouper, stream string, l *leg
 // stop disconnects the group. A durable one that only this bus knows stays, with its position.
 func (g *group) stop() {
 	g.mu.Lock()
-	sources, back := g.sources, g.waiting
+	sources, back := g.sources, map[*source][]*Delivery{}
 	for d, timer := range g.held {
 		timer.Stop()
-		back = append(back, d)
+		back[d.from] = append(back[d.from], d)
+	}
+	for _, d := range g.waiting {
+		back[d.from] = append(back[d.from], d)
 	}
 	g.sources, g.waiting, g.held = nil, nil, map[*Delivery]*time.Timer{}
 	for _, src := range sources {
 		src.over = true
 	}
 	g.mu.Unlock()
-	for _, d := range back {
-		d.from.share.Release(d)
-	}
 	for _, src := range sources {
-		src.share.Leave()
+		src.share.Leave(back[src]...)
 	}
 	if g.durable && g.local != nil && g.local.placed {
 		return

@@ -141,7 +141,10 @@ func (ls *localShare) Through(ctx context.Context, _ uint64) (bool, error) {
 }
 
 // Leave implements Share.
-func (ls *localShare) Leave() {
+func (ls *localShare) Leave(back ...*Delivery) {
+	for _, d := range back {
+		ls.Release(d)
+	}
 	ls.mu.Lock()
 	inner := ls.inner
 	ls.mu.Unlock()

@@ -68,15 +68,11 @@ func (g *group) leave(l *leg, back *Delivery) {
 	g.stopUnusedLocked()
 }
 
-// unread is how many deliveries more than that a message is allowed that no handler has told about: a process that leaves its group gives back what
-// comes meanwhile, which the server counts.
-const unread = 4
-
 // callMember runs the handler of a member of a group.
 func (s *subscription) callMember(l *leg, d *Delivery) {
 	err := errGoexit // unless the handler returns
 	defer func() { l.group.finished(l, d, err) }()
-	if s.attempts > 0 && d.Attempt > 2*s.attempts+unread {
+	if s.attempts > 0 && d.Attempt > 2*s.attempts {
 		err = fmt.Errorf("it was delivered %d times, and the handlers' processes didn't live to say how it went", d.Attempt-1)
 		return
 	}

@@ -108,7 +108,7 @@ func (p *groupShare) listen() error {
 	p.inbox, p.sub, p.asked, p.handled, p.heard = inbox, sub, 0, 0, time.Now()
 	p.mu.Unlock()
 	if old != nil {
-		if err := old.Unsubscribe(); err != nil && !p.b.nc.IsClosed() {
+		if err := old.Unsubscribe(); err != nil && !errors.Is(err, nats.ErrBadSubscription) && !p.b.nc.IsClosed() { // it may be leaving
 			p.b.log.Warn("natsbus: unsubscribe", "group", p.group.Name, "error", err)
 		}
 	}
@@ -356,10 +356,17 @@ func (p *groupShare) Through(ctx context.Context, upTo uint64) (bool, error) {
 }
 
 // Leave implements driver.Share.
-func (p *groupShare) Leave() {
+func (p *groupShare) Leave(back ...*driver.Delivery) {
+	// The server learns on one connection that nothing is wanted here and what is given back, in this order. What comes before it
+	// knows is given back, too.
 	p.mu.Lock()
 	p.leaving = true
+	first := p.sub
+	err := first.Drain()
 	p.mu.Unlock()
+	for _, d := range back {
+		p.Release(d)
+	}
 	close(p.stop)
 	p.b.mu.Lock()
 	delete(p.b.shares, p)
@@ -370,8 +377,9 @@ func (p *groupShare) Leave() {
 	p.mu.Lock()
 	sub := p.sub
 	p.mu.Unlock()
-	// What comes before the server knows is given back.
-	err := sub.Drain()
+	if sub != first { // listen was under way
+		err = sub.Drain()
+	}
 	p.wait(ctx, func() bool { return !sub.IsValid() })
 	p.wait(ctx, func() bool { return p.told <= 0 || p.gone.Load() })
 	if err = errors.Join(err, p.acks.Unsubscribe(), p.leaveRoom()); err != nil && !p.b.nc.IsClosed() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/natsbus"
 )
 
 var work = bus.StreamConfig{Name: "WORK", Subjects: []string{"work.>"}}
@@ -119,6 +121,47 @@ func TestGroup_losesNothingWhenAProcessCloses(t *testing.T) {
 		require.NoError(t, <-published)
 		eventually(t, func() bool { return once(want, &onA, &onB) }, "each message once while processes come and go, on "+pattern)
 	}
+}
+
+// A process that closes isn't given again what it gives back, although another member has asked for a message.
+func TestGroup_whatAClosingProcessGivesBackIsDeliveredOnce(t *testing.T) {
+	dir := t.TempDir()
+	for n := range 10 {
+		b, err := natsbus.Open(t.Context(), dir, bus.WithLogger(slog.New(slog.DiscardHandler)))
+		require.NoError(t, err)
+		require.NoError(t, b.EnsureStreams(t.Context(), work))
+		subject, option := fmt.Sprint("work.", n, ".a"), bus.DurableGroup(fmt.Sprint("d", n))
+		inside := make(chan struct{})
+		for range 2 {
+			_, err := b.Subscribe(t.Context(), subject, func(ctx context.Context, m *bus.Message) error {
+				close(inside)
+				<-ctx.Done()
+				return ctx.Err()
+			}, option, bus.Attempts(0))
+			require.NoError(t, err)
+		}
+		require.NoError(t, b.Publish(t.Context(), subject, []byte("cut short")))
+		<-inside
+		soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		require.NoError(t, ignore(b.Close(soon), bus.ErrHandlersRunning))
+		cancel()
+		b, err = natsbus.Open(t.Context(), dir)
+		require.NoError(t, err)
+		var again collector
+		_, err = b.Subscribe(t.Context(), subject, again.handle, option, bus.Attempts(0))
+		require.NoError(t, err)
+		eventually(t, func() bool { return len(again.texts()) == 1 }, "the message")
+		require.Equal(t, 2, again.messages[0].Attempt)
+		require.NoError(t, b.Close(t.Context()))
+	}
+}
+
+// ignore is nil for an error that may be.
+func ignore(err, may error) error {
+	if errors.Is(err, may) {
+		return nil
+	}
+	return err
 }
 
 func TestGroup_isOfOnePatternInAllProcesses(t *testing.T) {
