@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -355,6 +356,10 @@ func TestElsewhere_survivesARestartOfTheServer(t *testing.T) {
 		return errors.Is(err, bus.ErrUnavailable) && !errors.Is(err, bus.ErrUnknownOutcome)
 	}, "a clear error while the server is away")
 	require.ErrorIs(t, b.(bus.HealthChecker).Health(ctx), bus.ErrUnavailable)
+	eventually(t, func() bool { // questions have a connection of their own, whose end is noticed by itself
+		err := b.EnsureStreams(ctx, chat)
+		return errors.Is(err, bus.ErrUnavailable) && strings.Contains(err.Error(), "no connection to the server")
+	}, "the end of the other connection")
 	_, err = b.Subscribe(ctx, "chat.>", captured.handle, bus.All())
 	for _, err := range []error{err, b.Publish(ctx, "note.Go", nil), b.Publish(ctx, "chat.Go", nil), b.EnsureStreams(ctx, chat)} {
 		require.ErrorIs(t, err, bus.ErrUnavailable)
