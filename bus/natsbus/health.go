@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -129,7 +128,7 @@ func (b *backend) check() (lacks []string, err error) {
 		return lacks, nil
 	}
 	b.mu.Lock()
-	led := maps.Clone(b.led)
+	led := b.led
 	b.mu.Unlock()
 	streams, err := b.node.streams()
 	if err != nil {
@@ -155,16 +154,13 @@ func enumerated(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// noLeader says that a stream had no leader when they were listed. b.mu is held.
-func (b *backend) noLeader(stream string) {
-	// Of somebody else's servers only the streams that this bus uses matter to it.
+// concerns reports whether Health speaks of a stream: of somebody else's servers only of those that this bus uses. b.mu is held.
+func (b *backend) concerns(stream string) bool {
 	_, uses := b.known.Load(stream)
 	for t := range b.tails {
 		uses = uses || t.stream.Config.Name == stream
 	}
-	if uses || b.isMember() {
-		b.leaderless[stream] = struct{}{}
-	}
+	return uses || b.isMember()
 }
 
 // withoutLeader names the streams that had no leader when they were listed and have none now.

@@ -72,8 +72,8 @@ type backend struct {
 	tails      map[*tail]struct{}
 	shares     map[*groupShare]struct{}
 	lastKnown  map[string]driver.Stream // for streams whose leader can't be asked
-	led        map[string]uint64        // what the leaders of the streams that this member holds had when they were listed
-	leaderless map[string]struct{}      // streams that had none when they were listed
+	led        map[string]uint64        // replaced, never modified: what the leaders of the streams that this member holds had when they were listed
+	leaderless map[string]struct{}      // the same: streams that had none when they were listed
 	report     func(bus.Problem)        // to the hook of the bus; nil while it is being opened
 	acks       acks
 	gets       gets
@@ -142,18 +142,16 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 
 func newBackend(log *slog.Logger) *backend {
 	b := &backend{
-		log:        log,
-		replicas:   1,
-		api:        defaultAPI,
-		ids:        rand.Text()[:16] + "-",
-		listens:    map[*listen]struct{}{},
-		tails:      map[*tail]struct{}{},
-		shares:     map[*groupShare]struct{}{},
-		lastKnown:  map[string]driver.Stream{},
-		led:        map[string]uint64{},
-		leaderless: map[string]struct{}{},
-		stopPoll:   make(chan struct{}),
-		scans:      scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
+		log:       log,
+		replicas:  1,
+		api:       defaultAPI,
+		ids:       rand.Text()[:16] + "-",
+		listens:   map[*listen]struct{}{},
+		tails:     map[*tail]struct{}{},
+		shares:    map[*groupShare]struct{}{},
+		lastKnown: map[string]driver.Stream{},
+		stopPoll:  make(chan struct{}),
+		scans:     scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
 	}
 	b.lacks.Ask = b.check
 	b.room.Ask = func() (struct{}, error) { return struct{}{}, b.node.tryRoom(healRoom) }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -78,6 +79,7 @@ func (b *backend) stream(i *streamInfo) driver.Stream {
 // Streams implements driver.Backend.
 func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 	var streams []driver.Stream
+	led, leaderless := map[string]uint64{}, map[string]struct{}{}
 	for offset := 0; ; {
 		var page struct {
 			Total   int          `json:"total"`
@@ -96,17 +98,13 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 			}
 		}
 		b.mu.Lock()
-		if offset == 0 {
-			clear(b.leaderless)
-			clear(b.led)
-		}
 		listed := map[string]bool{}
 		for i := range page.Streams {
 			listed[page.Streams[i].Config.Name] = true
-			if page.Streams[i].doubt() != nil {
-				b.noLeader(page.Streams[i].Config.Name)
+			if name := page.Streams[i].Config.Name; page.Streams[i].doubt() != nil {
+				leaderless[name] = struct{}{}
 			} else if b.isMember() && page.Streams[i].holds(b.node.cfg.Cluster.Member) {
-				b.led[page.Streams[i].Config.Name] = page.Streams[i].State.Last
+				led[name] = page.Streams[i].State.Last
 			}
 			if page.Streams[i].undecided() {
 				continue
@@ -120,7 +118,7 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 		}
 		n := len(page.Streams)
 		for _, name := range page.Missing { // its leader is being elected, or all who hold it are away
-			b.noLeader(name)
+			leaderless[name] = struct{}{}
 			if listed[name] {
 				continue
 			}
@@ -129,8 +127,14 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 				streams = append(streams, s)
 			}
 		}
+		offset += n
+		over := n == 0 || offset >= page.Total
+		if over { // Health isn't to see a part
+			maps.DeleteFunc(leaderless, func(name string, _ struct{}) bool { return !b.concerns(name) })
+			b.led, b.leaderless = led, leaderless
+		}
 		b.mu.Unlock()
-		if offset += n; n == 0 || offset >= page.Total {
+		if over {
 			return streams, nil
 		}
 	}
