@@ -493,22 +493,25 @@ func TestSubscribe_doesNotRepeatAReplayInWhichTheStreamsChange(t *testing.T) {
 	require.Equal(t, []string{"1", "2"}, got)
 }
 
-func TestSubscribe_endsWithItsContextWhileListenHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := scripted{before: func(ctx context.Context, call string) error {
-			if call == "Listen" {
-				<-ctx.Done()
-			}
-			return ctx.Err()
-		}}
-		b := open(t, &s)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		start := time.Now()
-		_, err := b.Subscribe(ctx, "free.x", func(context.Context, *bus.Message) error { return nil })
-		require.ErrorIs(t, err, context.DeadlineExceeded)
-		require.Equal(t, time.Second, time.Since(start))
-	})
+func TestSubscribe_endsWithItsContextWhileTheBackendHangsAndSaysSo(t *testing.T) {
+	for call, pattern := range map[string]string{"Listen": "free.x", "State": "a.>"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := scripted{before: func(ctx context.Context, called string) error {
+				if called == call {
+					<-ctx.Done()
+				}
+				return ctx.Err()
+			}}
+			b := open(t, &s)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			start := time.Now()
+			_, err := b.Subscribe(ctx, pattern, func(context.Context, *bus.Message) error { return nil })
+			require.ErrorIs(t, err, context.DeadlineExceeded, call)
+			require.ErrorIs(t, err, bus.ErrUnavailable, call)
+			require.Equal(t, time.Second, time.Since(start))
+		})
+	}
 }
 
 func TestPublish_endsWithItsContextWhileEnsureStreamsHangs(t *testing.T) {

@@ -209,7 +209,7 @@ func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
 	defer cancel()
 	t, err := b.refresh.Get(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("bus: list streams: %w", cause(ctx, err))
+		return nil, fmt.Errorf("bus: list streams: %w", unanswered(cause(ctx, err)))
 	}
 	var infos []bus.StreamInfo
 	for name, s := range t.streams {

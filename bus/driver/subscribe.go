@@ -75,12 +75,20 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		again := errors.Is(err, errEnded) || errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||
 			attempt == 0 && errors.Is(err, bus.ErrNoStream)
 		if !again || attempt == 3 || ctx.Err() != nil {
-			return nil, cause(ctx, err)
+			return nil, unanswered(cause(ctx, err))
 		}
 		if _, err := b.refresh.Get(ctx); err != nil {
-			return nil, cause(ctx, err)
+			return nil, unanswered(cause(ctx, err))
 		}
 	}
+}
+
+// unanswered adds to a deadline that came while the backend was waited for, and nothing else, that it is unavailable.
+func unanswered(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, bus.ErrUnavailable) {
+		return fmt.Errorf("%w: the store doesn't answer: %w", bus.ErrUnavailable, err)
+	}
+	return err
 }
 
 // attach makes a subscription that stands where o says; fills is the group that it is the inner one of, if any.
