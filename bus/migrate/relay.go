@@ -22,6 +22,7 @@ type copied struct {
 	do      func(ctx context.Context) error
 	values  context.Context // whose values, such as a trace, do is given; nil: none
 	again   bool            // publishing it twice stores it once
+	flushed chan struct{}   // of a marker, which is nothing else: closed when all before it has been given
 
 	mark uint64 // the last ticket given when its call of the old bus had ended
 }
@@ -206,6 +207,10 @@ func (r *relay) settle(c *copied, err error) {
 	defer r.mu.Unlock()
 	r.queue[0] = nil
 	r.queue = r.queue[1:]
+	if c.flushed != nil {
+		close(c.flushed)
+		return
+	}
 	r.msgs--
 	r.bytes -= c.size
 	switch {
@@ -255,8 +260,7 @@ func (r *relay) whenEmpty(done chan struct{}) bool {
 		return false
 	}
 	// It takes part in the order: behind all calls that have begun.
-	marker := &copied{do: func(context.Context) error { close(done); return nil }}
-	r.msgs++
+	marker := &copied{flushed: done}
 	if len(r.running) == 0 && len(r.ended) == 0 {
 		r.queue = append(r.queue, marker)
 		r.wake()
@@ -337,6 +341,9 @@ const (
 
 // give calls the new bus until it has answered, or given is false as the Tee is closed and out of time.
 func (t *Tee) give(c *copied) (err error, given bool) {
+	if c.flushed != nil {
+		return nil, true
+	}
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
 		if t.relay.life.Err() != nil {
 			return nil, false
