@@ -42,7 +42,11 @@ func (b *Bus) appendAll(ctx context.Context, name string, after bus.Cursor, mess
 		return nil, bus.ErrUnsupported
 	}
 	for attempt := 0; ; attempt++ {
-		s, there := b.table.Load().streams[name]
+		t, err := b.known(ctx, b.table.Load(), func(context.Context) ([]string, error) { return []string{name}, nil })
+		if err != nil {
+			return nil, err
+		}
+		s, there := t.streams[name]
 		if there && (after.IsZero() || after.Epoch() == s.Epoch) {
 			cursors, err := b.appendTo(ctx, appender, s, after.Sequence(), messages)
 			if !errors.Is(err, ErrNotCaptured) || len(cursors) > 0 || attempt == 3 {

@@ -19,7 +19,8 @@ type Backend interface {
 	Limits() Limits
 
 	// Streams lists the streams of the bus with what they capture, as of a moment during the call.
-	// A stream that exists but can't be asked now is listed all the same. New asks it first.
+	// A stream that exists but can't be asked now is listed all the same, as it was known last, or as
+	// Unknown by a Finder. New asks it first.
 	Streams(ctx context.Context) ([]Stream, error)
 
 	// State is what a stream holds now, as its leader knows it: Last counts everything that Append
@@ -84,6 +85,12 @@ type Backend interface {
 	Close() error
 }
 
+// Finder is a Backend that may list streams as Unknown. What such a stream may capture waits until it is known.
+type Finder interface {
+	// Find names the streams that capture something that pattern matches, Unknown ones included.
+	Find(ctx context.Context, pattern string) ([]string, error)
+}
+
 // Remover is a Backend that can delete streams.
 type Remover interface {
 	// Remove deletes a stream and ends its tails. It is ErrNotCaptured when there is none.
@@ -117,8 +124,9 @@ type Limits struct {
 
 // Stream is one life of a stream.
 type Stream struct {
-	Config bus.StreamConfig
-	Epoch  string
+	Config  bus.StreamConfig
+	Epoch   string
+	Unknown bool // for now only Config.Name is known
 }
 
 // State is what a stream holds.

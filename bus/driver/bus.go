@@ -248,6 +248,10 @@ func (b *Bus) dispatch(ctx context.Context, p *Publication, o *bus.PublishOption
 	needsStream := o.MessageID != "" || o.Expect || o.Receipt != nil
 	t := b.table.Load()
 	for attempt := 0; ; attempt++ {
+		var err error
+		if t, err = b.routed(ctx, t, p.Subject); err != nil {
+			return err
+		}
 		s, captured := t.captures(p.Subject)
 		if captured {
 			err := b.append(ctx, s, p, o)
@@ -265,7 +269,6 @@ func (b *Bus) dispatch(ctx context.Context, p *Publication, o *bus.PublishOption
 		} else if attempt > 0 {
 			return bus.ErrNoStream
 		}
-		var err error
 		if t, err = b.lookAgain(ctx); err != nil {
 			return err
 		}

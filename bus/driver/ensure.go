@@ -208,6 +208,9 @@ func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
 	ctx, cancel := b.bounded(ctx)
 	defer cancel()
 	t, err := b.refresh.Get(ctx)
+	if err == nil {
+		t, err = b.known(ctx, t, func(context.Context) ([]string, error) { return t.unknown, nil })
+	}
 	if err != nil {
 		return nil, fmt.Errorf("bus: list streams: %w", unanswered(cause(ctx, err)))
 	}

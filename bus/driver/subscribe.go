@@ -57,6 +57,9 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	defer bounded.over()
 	ctx = bounded
 	for attempt := 0; ; attempt++ {
+		if err := b.routedAll(ctx, pattern, &o); err != nil {
+			return nil, err
+		}
 		s, err := b.attach(ctx, pattern, handler, &o, nil)
 		if err == nil {
 			if err := s.awaitReplay(caller, inside || o.Background); err != nil {
@@ -81,6 +84,15 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 			return nil, unanswered(cause(ctx, err))
 		}
 	}
+}
+
+// routedAll waits until it is known what captures all that a subscription concerns.
+func (b *Bus) routedAll(ctx context.Context, pattern string, o *bus.SubscribeOptions) error {
+	t, err := b.routed(ctx, b.table.Load(), pattern)
+	if err == nil && o.Durable && attempts(o) > 0 {
+		_, err = b.routed(ctx, t, deadSubject(o.Group, pattern))
+	}
+	return err
 }
 
 // unanswered adds to a deadline that came while the backend was waited for, and nothing else, that it is unavailable.

@@ -12,11 +12,16 @@ type table struct {
 	streams  map[string]Stream
 	subjects Index[*Stream]
 	routes   map[string]route // of what one stream captures, by its name
+	unknown  []string         // streams of which only the name is known
 }
 
 func newTable(streams []Stream) *table {
 	t := &table{streams: make(map[string]Stream, len(streams)), routes: make(map[string]route, len(streams))}
 	for _, s := range streams {
+		if s.Unknown {
+			t.unknown = append(t.unknown, s.Config.Name)
+			continue
+		}
 		t.streams[s.Config.Name] = s
 		t.routes[s.Config.Name] = route{streams: []string{s.Config.Name}, captured: true}
 		for _, subject := range s.Config.Subjects {

@@ -65,13 +65,11 @@ func (b *backend) decide(ctx context.Context, name string) error {
 // overlapping finds another stream that captures what cfg captures.
 func (b *backend) overlapping(ctx context.Context, cfg bus.StreamConfig) (*streamInfo, error) {
 	for _, subject := range cfg.Subjects {
-		var found struct {
-			Streams []string `json:"streams"`
-		}
-		if err := b.ask(ctx, "$JS.API.STREAM.NAMES", map[string]string{"subject": subject}, &found); err != nil {
+		names, err := b.Find(ctx, subject)
+		if err != nil {
 			return nil, err
 		}
-		for _, name := range found.Streams {
+		for _, name := range names {
 			if name == cfg.Name {
 				continue
 			}

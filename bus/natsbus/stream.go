@@ -123,9 +123,11 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 				continue
 			}
 			n++
-			if s, ok := b.lastKnown[name]; ok {
-				streams = append(streams, s)
+			s, ok := b.lastKnown[name]
+			if !ok {
+				s = driver.Stream{Config: bus.StreamConfig{Name: name}, Unknown: true}
 			}
+			streams = append(streams, s)
 		}
 		offset += n
 		over := n == 0 || offset >= page.Total
@@ -136,6 +138,24 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 		b.mu.Unlock()
 		if over {
 			return streams, nil
+		}
+	}
+}
+
+// Find implements driver.Finder: it needs no stream's leader.
+func (b *backend) Find(ctx context.Context, pattern string) (names []string, err error) {
+	for {
+		var page struct {
+			Total   int      `json:"total"`
+			Streams []string `json:"streams"`
+		}
+		request := map[string]any{"subject": pattern, "offset": len(names)}
+		if err := b.ask(ctx, "$JS.API.STREAM.NAMES", request, &page); err != nil {
+			return nil, err
+		}
+		names = append(names, page.Streams...)
+		if len(page.Streams) == 0 || len(names) >= page.Total {
+			return names, nil
 		}
 	}
 }
