@@ -19,6 +19,11 @@ func Covers(a, b string) bool {
 	}
 }
 
+// isSubject reports whether a pattern is a subject: without a wildcard.
+func isSubject(pattern string) bool {
+	return strings.IndexByte(pattern, '*') < 0 && strings.IndexByte(pattern, '>') < 0
+}
+
 // Overlap reports whether a subject exists that both patterns match.
 func Overlap(a, b string) bool {
 	for {
@@ -51,7 +56,7 @@ type node[T comparable] struct {
 
 // Add adds v under a valid pattern.
 func (x *Index[T]) Add(pattern string, v T) {
-	if !strings.ContainsAny(pattern, "*>") {
+	if isSubject(pattern) {
 		if x.exact == nil {
 			x.exact = map[string][]T{}
 		}
@@ -84,7 +89,7 @@ func (x *Index[T]) Add(pattern string, v T) {
 
 // Remove removes v from under pattern.
 func (x *Index[T]) Remove(pattern string, v T) {
-	if strings.ContainsAny(pattern, "*>") {
+	if !isSubject(pattern) {
 		x.root.remove(pattern, v)
 	} else if x.exact[pattern] = without(x.exact[pattern], v); len(x.exact[pattern]) == 0 {
 		delete(x.exact, pattern)

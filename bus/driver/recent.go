@@ -4,7 +4,6 @@ import (
 	"context"
 	"math"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
@@ -23,7 +22,7 @@ const (
 // recent has a subscription of one subject start from what the feed remembers, and go over into live, in one step. If
 // that can't be, the store must be asked; st is then what it has said of the stream, if it was asked already.
 func (s *subscription) recent(ctx context.Context, f *feed, start *bus.Start) (done bool, st *State, err error) {
-	if start.Kind != bus.StartLast && start.Kind != bus.StartAfter && start.Kind != bus.StartAll || strings.ContainsAny(s.pattern, "*>") {
+	if start.Kind != bus.StartLast && start.Kind != bus.StartAfter && start.Kind != bus.StartAll || !isSubject(s.pattern) {
 		return false, nil, nil
 	}
 	// What nobody else changes, nobody needs to be asked about, as long as limits are far. Bytes are counted by the store alone.
@@ -97,7 +96,10 @@ func (f *feed) recentLocked(subject string, start *bus.Start, st *State, maxMsgs
 		}
 		first = max(first, st.First)
 	}
-	now := time.Now()
+	var now time.Time
+	if cfg.MaxAge > 0 {
+		now = time.Now()
+	}
 	// there reports whether a message is certainly still there.
 	there := func(m *bus.Message) bool {
 		seq := m.Cursor.Sequence()

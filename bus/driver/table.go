@@ -10,22 +10,27 @@ import (
 // table says what captures what. It is replaced, never modified.
 type table struct {
 	streams  map[string]Stream
-	subjects Index[*Stream]
-	routes   map[string]route // of what one stream captures, by its name
-	unknown  []string         // streams of which only the name is known
+	subjects Index[*captor]
+	unknown  []string // streams of which only the name is known
+}
+
+// captor is a stream, and the route of what it captures.
+type captor struct {
+	Stream
+	route route
 }
 
 func newTable(streams []Stream) *table {
-	t := &table{streams: make(map[string]Stream, len(streams)), routes: make(map[string]route, len(streams))}
+	t := &table{streams: make(map[string]Stream, len(streams))}
 	for _, s := range streams {
 		if s.Unknown {
 			t.unknown = append(t.unknown, s.Config.Name)
 			continue
 		}
 		t.streams[s.Config.Name] = s
-		t.routes[s.Config.Name] = route{streams: []string{s.Config.Name}, captured: true}
+		c := &captor{s, route{streams: []string{s.Config.Name}, captured: true}}
 		for _, subject := range s.Config.Subjects {
-			t.subjects.Add(subject, &s)
+			t.subjects.Add(subject, c)
 		}
 	}
 	return t
@@ -33,14 +38,21 @@ func newTable(streams []Stream) *table {
 
 // captures returns the stream that captures a subject.
 func (t *table) captures(subject string) (Stream, bool) {
-	if len(t.streams) == 0 {
-		return Stream{}, false
-	}
-	var buf [4]*Stream
-	if found := t.subjects.Match(subject, buf[:0]); len(found) > 0 {
-		return *found[0], true
+	if c := t.captor(subject); c != nil {
+		return c.Stream, true
 	}
 	return Stream{}, false
+}
+
+func (t *table) captor(subject string) *captor {
+	if len(t.streams) == 0 {
+		return nil
+	}
+	var buf [4]*captor
+	if found := t.subjects.Match(subject, buf[:0]); len(found) > 0 {
+		return found[0]
+	}
+	return nil
 }
 
 // route is how a pattern's messages arrive. It isn't modified.
@@ -50,12 +62,11 @@ type route struct {
 }
 
 func (t *table) route(pattern string) route {
-	if !strings.ContainsAny(pattern, "*>") {
-		s, captured := t.captures(pattern)
-		if !captured {
-			return route{}
+	if isSubject(pattern) {
+		if c := t.captor(pattern); c != nil {
+			return c.route
 		}
-		return t.routes[s.Config.Name]
+		return route{}
 	}
 	var r route
 	for name, s := range t.streams {
