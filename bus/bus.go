@@ -152,7 +152,7 @@ type AsyncPublisher interface {
 	// published, so publish again.
 	//
 	// At most 1,024 messages, of 8 MiB together, are on their way at a time. Beyond that PublishAsync blocks until there
-	// is room or ctx is done; ctx bounds nothing else. Close waits for those that are on their way as it does for
-	// calls.
+	// is room or ctx is done, and so it does while it can't be told whether a stream captures the subject; ctx bounds
+	// nothing else. Close waits for those that are on their way as it does for calls.
 	PublishAsync(ctx context.Context, subject string, data []byte, done func(err error), opts ...PublishOption)
 }

@@ -42,7 +42,7 @@ func (b *Bus) appendAll(ctx context.Context, name string, after bus.Cursor, mess
 		return nil, bus.ErrUnsupported
 	}
 	for attempt := 0; ; attempt++ {
-		t, err := b.known(ctx, b.table.Load(), func(context.Context) ([]string, error) { return []string{name}, nil })
+		t, err := b.known(ctx, b.table.Load(), name)
 		if err != nil {
 			return nil, err
 		}

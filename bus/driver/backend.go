@@ -19,8 +19,8 @@ type Backend interface {
 	Limits() Limits
 
 	// Streams lists the streams of the bus with what they capture, as of a moment during the call.
-	// A stream that exists but can't be asked now is listed all the same, as it was known last, or as
-	// Unknown by a Finder. New asks it first.
+	// A stream that exists but can't be asked now is listed all the same: as it was known last, or as
+	// Unknown. New asks it first.
 	Streams(ctx context.Context) ([]Stream, error)
 
 	// State is what a stream holds now, as its leader knows it: Last counts everything that Append
@@ -85,9 +85,9 @@ type Backend interface {
 	Close() error
 }
 
-// Finder is a Backend that may list streams as Unknown. What such a stream may capture waits until it is known.
+// Finder is a Backend that may list streams as Unknown without hindering what they don't concern.
 type Finder interface {
-	// Find names the streams that capture something that pattern matches, Unknown ones included.
+	// Find names the streams that may capture something that pattern matches, Unknown ones included.
 	Find(ctx context.Context, pattern string) ([]string, error)
 }
 
@@ -124,9 +124,12 @@ type Limits struct {
 
 // Stream is one life of a stream.
 type Stream struct {
-	Config  bus.StreamConfig
-	Epoch   string
-	Unknown bool // for now only Config.Name is known
+	Config bus.StreamConfig
+	Epoch  string
+
+	// Unknown, if not "", says why only Config.Name is known for now. The driver goes on with what it knew of the
+	// stream before. If it has never known it, what the stream may capture waits until it does.
+	Unknown string
 }
 
 // State is what a stream holds.

@@ -87,7 +87,7 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 	b.life, b.endLife = context.WithCancelCause(context.Background())
 	b.outside, b.endOutside = context.WithCancelCause(b.life)
 	b.refresh.Ask = b.install
-	b.table.Store(newTable(nil))
+	b.table.Store(newTable(nil, nil))
 	b.acked.Store(&map[life]*atomic.Uint64{})
 	if _, err := b.refresh.Get(ctx); err != nil {
 		b.endLife(err)

@@ -35,7 +35,14 @@ func (b *Bus) ensureStreams(ctx context.Context, streams []bus.StreamConfig) err
 	case <-ctx.Done():
 		return cause(ctx, ctx.Err())
 	}
+	names := make([]string, len(streams))
+	for i, cfg := range streams {
+		names[i] = cfg.Name
+	}
 	t, err := b.refresh.Get(ctx)
+	if err == nil && len(names) > 0 {
+		t, err = b.known(ctx, t, names...)
+	}
 	if err != nil {
 		return cause(ctx, err)
 	}
@@ -44,11 +51,10 @@ func (b *Bus) ensureStreams(ctx context.Context, streams []bus.StreamConfig) err
 		return err
 	}
 	for _, cfg := range configs {
-		have, exists := t.streams[cfg.Name]
-		if exists && sameConfig(have.Config, cfg) {
+		if have, exists := t.streams[cfg.Name]; exists && sameConfig(have.Config, cfg) {
 			continue
 		}
-		if err := b.ensureStream(ctx, cfg, exists); err != nil {
+		if err := b.ensureStream(ctx, cfg); err != nil {
 			return fmt.Errorf("stream %q: %w", cfg.Name, cause(ctx, err))
 		}
 	}
@@ -82,13 +88,11 @@ func (b *Bus) checkStreams(t *table, streams []bus.StreamConfig) ([]bus.StreamCo
 	return configs, nil
 }
 
-func (b *Bus) ensureStream(ctx context.Context, cfg bus.StreamConfig, exists bool) error {
-	var before State
-	if exists {
-		var err error
-		if before, err = b.backend.State(ctx, cfg.Name); err != nil {
-			return err
-		}
+func (b *Bus) ensureStream(ctx context.Context, cfg bus.StreamConfig) error {
+	before, err := b.backend.State(ctx, cfg.Name) // another process may have created it this moment
+	exists := !errors.Is(err, ErrNotCaptured)
+	if exists && err != nil {
+		return err
 	}
 	if err := b.move(ctx, cfg, before.Last); err != nil || !exists {
 		return err
@@ -125,6 +129,9 @@ func (b *Bus) move(ctx context.Context, cfg bus.StreamConfig, after uint64) erro
 	var t *table
 	if err == nil {
 		t, err = b.refresh.Get(ctx)
+	}
+	if err == nil {
+		t, err = b.known(ctx, t, cfg.Name)
 	}
 	if err != nil {
 		b.Changed() // the stream may be there all the same
@@ -209,7 +216,7 @@ func (b *Bus) Streams(ctx context.Context) ([]bus.StreamInfo, error) {
 	defer cancel()
 	t, err := b.refresh.Get(ctx)
 	if err == nil {
-		t, err = b.known(ctx, t, func(context.Context) ([]string, error) { return t.unknown, nil })
+		t, err = b.known(ctx, t)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("bus: list streams: %w", unanswered(cause(ctx, err)))
@@ -250,7 +257,7 @@ func (b *Bus) install() (*table, error) {
 	if err != nil {
 		return nil, cause(ctx, err)
 	}
-	t := newTable(streams)
+	t := newTable(streams, b.table.Load())
 	b.mu.Lock()
 	b.table.Store(t)
 	var changed []*subscription

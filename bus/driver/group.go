@@ -123,8 +123,8 @@ func (g *group) key() groupKey {
 	return groupKey{name: g.name, pattern: g.pattern}
 }
 
-// checkGroup says what is wrong with the options of a subscription in a group.
-func (b *Bus) checkGroup(t *table, r route, pattern string, o *bus.SubscribeOptions) error {
+// checkGroup says what is wrong with the options of a subscription in a group, whatever the streams.
+func (b *Bus) checkGroup(pattern string, o *bus.SubscribeOptions) error {
 	option := "bus.Group"
 	if o.Durable {
 		option = "bus.DurableGroup"
@@ -139,16 +139,31 @@ func (b *Bus) checkGroup(t *table, r route, pattern string, o *bus.SubscribeOpti
 		return fmt.Errorf("%s with a start position: %w: it has no past (see bus.DurableGroup)", option, bus.ErrUnsupported)
 	case o.Start.Kind == bus.StartLastPerSubject:
 		return fmt.Errorf("%s with bus.LastPerSubject: %w", option, bus.ErrUnsupported)
-	case !o.Durable:
-		return nil
-	case !r.captured:
-		return fmt.Errorf("%w as a whole: %s", bus.ErrNoStream, r)
-	case attempts(o) == 0:
-		return nil
 	}
-	dead := deadSubject(o.Group, pattern)
-	if err := bus.CheckPattern(dead); err != nil {
-		return fmt.Errorf("what is dead would go to %s: %w", dead, err)
+	if dead := deadOf(pattern, o); dead != "" {
+		if err := bus.CheckPattern(dead); err != nil {
+			return fmt.Errorf("what is dead would go to %s: %w", dead, err)
+		}
+	}
+	return nil
+}
+
+// deadOf is where dead letters of a subscription go, or "".
+func deadOf(pattern string, o *bus.SubscribeOptions) string {
+	if !o.Durable || attempts(o) == 0 {
+		return ""
+	}
+	return deadSubject(o.Group, pattern)
+}
+
+// checkCaptured says what a durable group lacks.
+func checkCaptured(t *table, r route, pattern string, o *bus.SubscribeOptions) error {
+	if !r.captured {
+		return fmt.Errorf("%w as a whole: %s", bus.ErrNoStream, r)
+	}
+	dead := deadOf(pattern, o)
+	if dead == "" {
+		return nil
 	}
 	if d := t.route(dead); !d.captured || slices.Equal(d.streams, r.streams) {
 		return fmt.Errorf("%w other than %s as a whole for what is dead, %s: %s; bus.Attempts(0) needs none", bus.ErrNoStream, r.streams[0], dead, d)

@@ -51,6 +51,11 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 	case o.Start.Kind == bus.StartSince && o.Start.Time.IsZero():
 		o.Start = bus.Start{Kind: bus.StartAll}
 	}
+	if o.Grouped {
+		if err := b.checkGroup(pattern, &o); err != nil {
+			return nil, err
+		}
+	}
 	inside := !counted || b.inside(ctx)
 	caller := ctx
 	bounded := &boundedContext{Context: caller, end: b.endOf(caller)}
@@ -78,6 +83,9 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		again := errors.Is(err, errEnded) || errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||
 			attempt == 0 && errors.Is(err, bus.ErrNoStream)
 		if !again || attempt == 3 || ctx.Err() != nil {
+			if again && !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, bus.ErrStreamChanged) { // a word between driver and backend
+				err = fmt.Errorf("%w again and again: %w", bus.ErrStreamChanged, err)
+			}
 			return nil, unanswered(cause(ctx, err))
 		}
 		if _, err := b.refresh.Get(ctx); err != nil {
@@ -89,8 +97,8 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 // routedAll waits until it is known what captures all that a subscription concerns.
 func (b *Bus) routedAll(ctx context.Context, pattern string, o *bus.SubscribeOptions) error {
 	t, err := b.routed(ctx, b.table.Load(), pattern)
-	if err == nil && o.Durable && attempts(o) > 0 {
-		_, err = b.routed(ctx, t, deadSubject(o.Group, pattern))
+	if dead := deadOf(pattern, o); err == nil && dead != "" {
+		_, err = b.routed(ctx, t, dead)
 	}
 	return err
 }
@@ -107,8 +115,8 @@ func unanswered(err error) error {
 func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o *bus.SubscribeOptions, fills *group) (*subscription, error) {
 	t := b.table.Load()
 	r := t.route(pattern)
-	if o.Grouped {
-		if err := b.checkGroup(t, r, pattern, o); err != nil {
+	if o.Durable {
+		if err := checkCaptured(t, r, pattern, o); err != nil {
 			return nil, err
 		}
 	}

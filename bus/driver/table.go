@@ -3,6 +3,7 @@ package driver
 import (
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/jitney-go/jitney/bus"
 )
@@ -11,8 +12,15 @@ import (
 type table struct {
 	streams  map[string]Stream
 	subjects Index[*captor]
-	unknown  []string // streams of which only the name is known
+	unknown  map[string]string // streams of which only the name is known, and why
+	stale    map[string]string // streams that are as they were known before, and why
+
+	mu    sync.Mutex
+	apart map[string]struct{} // patterns that what isn't known doesn't touch
 }
+
+// maxApart bounds what a table remembers.
+const maxApart = 4096
 
 // captor is a stream, and the route of what it captures.
 type captor struct {
@@ -20,12 +28,18 @@ type captor struct {
 	route route
 }
 
-func newTable(streams []Stream) *table {
-	t := &table{streams: make(map[string]Stream, len(streams))}
+// newTable makes one of what a backend has listed. What it couldn't say of a stream, the table before may know.
+func newTable(streams []Stream, before *table) *table {
+	t := &table{streams: make(map[string]Stream, len(streams)), unknown: map[string]string{}, stale: map[string]string{}}
 	for _, s := range streams {
-		if s.Unknown {
-			t.unknown = append(t.unknown, s.Config.Name)
-			continue
+		if why := s.Unknown; why != "" {
+			known, ok := before.streams[s.Config.Name]
+			if !ok {
+				t.unknown[s.Config.Name] = why
+				continue
+			}
+			s = known
+			t.stale[s.Config.Name] = why
 		}
 		t.streams[s.Config.Name] = s
 		c := &captor{s, route{streams: []string{s.Config.Name}, captured: true}}
@@ -42,6 +56,23 @@ func (t *table) captures(subject string) (Stream, bool) {
 		return c.Stream, true
 	}
 	return Stream{}, false
+}
+
+// isApart reports whether it is known that what isn't known of streams doesn't touch a pattern.
+func (t *table) isApart(pattern string) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_, ok := t.apart[pattern]
+	return ok
+}
+
+func (t *table) setApart(pattern string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.apart == nil || len(t.apart) >= maxApart {
+		t.apart = map[string]struct{}{}
+	}
+	t.apart[pattern] = struct{}{}
 }
 
 func (t *table) captor(subject string) *captor {

@@ -17,6 +17,8 @@ type finder struct {
 	scripted
 	told  chan struct{}
 	finds []string
+	fails error // of Find
+	moves int   // calls of Ensure
 }
 
 func (f *finder) Streams(ctx context.Context) ([]driver.Stream, error) {
@@ -25,7 +27,7 @@ func (f *finder) Streams(ctx context.Context) ([]driver.Stream, error) {
 	select {
 	case <-f.told:
 	default:
-		second = driver.Stream{Config: bus.StreamConfig{Name: "T"}, Unknown: true}
+		second = driver.Stream{Config: bus.StreamConfig{Name: "T"}, Unknown: "its leader is asleep"}
 	}
 	return append(streams, second), err
 }
@@ -34,10 +36,20 @@ func (f *finder) Find(_ context.Context, pattern string) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.finds = append(f.finds, pattern)
+	if f.fails != nil {
+		return nil, f.fails
+	}
 	if driver.Overlap(pattern, "b.>") {
 		return []string{"T"}, nil
 	}
 	return nil, nil
+}
+
+func (f *finder) Ensure(context.Context, bus.StreamConfig) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.moves++
+	return nil
 }
 
 func openFinder(t *testing.T) (*finder, *driver.Bus) {
@@ -67,7 +79,10 @@ func TestUnknown_whatMayBeCapturedWaitsUntilItIsKnown(t *testing.T) {
 			"replay":          func(ctx context.Context) error { _, err := b.Subscribe(ctx, "b.x", ignore, bus.All()); return err },
 			"a wider pattern": func(ctx context.Context) error { _, err := b.Subscribe(ctx, ">", ignore); return err },
 			"a list":          func(ctx context.Context) error { _, err := b.Streams(ctx); return err },
-			"what needs one":  func(ctx context.Context) error { return b.Publish(ctx, "b.x", nil, bus.MessageID("1")) },
+			"ensure": func(ctx context.Context) error {
+				return b.EnsureStreams(ctx, bus.StreamConfig{Name: "T", Subjects: []string{"b.>"}})
+			},
+			"what needs one": func(ctx context.Context) error { return b.Publish(ctx, "b.x", nil, bus.MessageID("1")) },
 		}
 		for name, call := range calls {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -77,6 +92,7 @@ func TestUnknown_whatMayBeCapturedWaitsUntilItIsKnown(t *testing.T) {
 			require.ErrorIs(t, err, bus.ErrUnavailable, name)
 			require.ErrorIs(t, err, context.DeadlineExceeded, name)
 			require.ErrorContains(t, err, "stream T", name)
+			require.ErrorContains(t, err, "its leader is asleep", name)
 			require.Equal(t, time.Second, time.Since(began), name)
 		}
 		began := time.Now()
@@ -93,7 +109,10 @@ func TestUnknown_whatMayBeCapturedWaitsUntilItIsKnown(t *testing.T) {
 		f.mu.Unlock()
 		_, err = b.Subscribe(t.Context(), "a.x", ignore)
 		require.NoError(t, err)
-		require.Empty(t, f.finds, "what a known stream captures is not asked about")
+		require.NoError(t, b.Publish(t.Context(), "c.y", nil))
+		require.NoError(t, b.Publish(t.Context(), "c.y", nil))
+		require.Equal(t, []string{"c.y"}, f.finds, "neither what a known stream captures is asked about, nor the same once more")
+		require.Zero(t, f.moves, "what is there and can't be compared isn't changed")
 		require.Zero(t, time.Since(began))
 
 		published := make(chan error, 1)
@@ -103,6 +122,73 @@ func TestUnknown_whatMayBeCapturedWaitsUntilItIsKnown(t *testing.T) {
 		require.Empty(t, published)
 		close(f.told)
 		require.ErrorContains(t, <-published, "not scripted", "it has gone to the stream")
+	})
+}
+
+func TestUnknown_saysWhatEndedTheWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, b := openFinder(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		err := b.Publish(ctx, "b.x", nil)
+		require.ErrorIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, bus.ErrUnavailable)
+
+		// A mistake is told at once.
+		began := time.Now()
+		ignore := func(context.Context, *bus.Message) error { return nil }
+		_, err = b.Subscribe(t.Context(), "b.*", ignore, bus.DurableGroup("no name"))
+		require.ErrorIs(t, err, bus.ErrUnsupported)
+		require.Zero(t, time.Since(began))
+
+		f.mu.Lock()
+		f.fails = bus.ErrForbidden
+		f.mu.Unlock()
+		require.ErrorIs(t, b.Publish(t.Context(), "c.x", nil), bus.ErrForbidden)
+		f.mu.Lock()
+		f.fails = context.DeadlineExceeded
+		f.mu.Unlock()
+		require.ErrorIs(t, b.Publish(t.Context(), "c.x", nil), bus.ErrUnavailable)
+	})
+}
+
+func TestUnknown_whatWasKnownStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, b := openFinder(t)
+		close(f.told)
+		b.Changed()
+		synctest.Wait()
+		r, _ := readPattern(t, b, "b.x")
+		f.told = make(chan struct{})
+		b.Changed()
+		synctest.Wait()
+		require.ErrorContains(t, b.Publish(t.Context(), "b.x", nil), "not scripted", "it has gone to the stream")
+		require.Empty(t, r.events, "nothing has ended")
+		require.Empty(t, f.finds)
+
+		// Who can't ask whether T has come to capture more goes on with what is known.
+		f.mu.Lock()
+		f.fails = bus.ErrUnavailable
+		f.mu.Unlock()
+		require.NoError(t, b.Publish(t.Context(), "c.x", nil))
+	})
+}
+
+// plain hides Find.
+type plain struct{ driver.Backend }
+
+func TestUnknown_withoutFindEverythingElseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &finder{told: make(chan struct{})}
+		f.epoch, f.first = "one", 1
+		f.config = bus.StreamConfig{Name: "S", Subjects: []string{"a.>"}}
+		f.listens = map[driver.Sink]string{}
+		b, err := driver.New(t.Context(), plain{f}, driver.Config{})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, b.Close(context.Background())) })
+		require.ErrorIs(t, b.Publish(t.Context(), "c.x", nil), bus.ErrUnavailable)
+		close(f.told)
+		require.NoError(t, b.Publish(t.Context(), "c.x", nil))
 	})
 }
 

@@ -326,7 +326,7 @@ func (t *Tee) write() {
 		t.relay.settle(c, err)
 		if c.subject != "" && c.cursor.IsZero() && time.Since(renewed) > time.Second {
 			// A stream that others have created may capture it by now.
-			ctx, cancel := context.WithTimeout(t.relay.life, time.Second)
+			ctx, cancel := context.WithTimeout(t.relay.life, renewTimeout)
 			_ = t.renew(ctx) // until the next time the order is that in which calls end
 			cancel()
 			renewed = time.Now()

@@ -85,6 +85,8 @@ const (
 	closeTimeout = 5 * time.Second
 	// hookGrace is how long Close lets the hook take what it has been told last.
 	hookGrace = 100 * time.Millisecond
+	// renewTimeout bounds a look at the old bus' streams.
+	renewTimeout = time.Second
 )
 
 // NewTee returns a bus that writes to old and new, and reads old. It asks old for its streams, if it can list
@@ -183,7 +185,6 @@ func (t *Tee) EnsureStreams(ctx context.Context, streams ...bus.StreamConfig) er
 		known = append(known, s.Subjects...)
 	}
 	t.captured.Store(&known)
-	t.renewOrTell(ctx)
 	streams = slices.Clone(streams)
 	for i := range streams {
 		streams[i].Subjects = slices.Clone(streams[i].Subjects)
@@ -191,6 +192,7 @@ func (t *Tee) EnsureStreams(ctx context.Context, streams ...bus.StreamConfig) er
 	t.relay.put(&copied{what: "ensure streams", again: true, do: func(ctx context.Context) error {
 		return t.new.EnsureStreams(ctx, streams...)
 	}})
+	t.renewOrTell(ctx)
 	return nil
 }
 
@@ -220,13 +222,13 @@ func (t *Tee) remove(ctx context.Context, what string, do func(context.Context, 
 	if err := do(ctx, remover); err != nil {
 		return err
 	}
-	t.renewOrTell(ctx)
 	t.relay.put(&copied{what: what, again: true, do: func(ctx context.Context) error {
 		if remover, ok := t.new.(bus.Remover); ok {
 			return do(ctx, remover)
 		}
 		return bus.ErrUnsupported
 	}})
+	t.renewOrTell(ctx)
 	return nil
 }
 
@@ -345,6 +347,8 @@ func (t *Tee) renew(ctx context.Context) error {
 
 // renewOrTell is renew where there is no error to return: what has changed is done.
 func (t *Tee) renewOrTell(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
 	if err := t.renew(ctx); err != nil && !errors.Is(err, bus.ErrUnsupported) {
 		t.problems.report(bus.Problem{Err: fmt.Errorf("migrate: tee: list the old bus' streams: %w", err)})
 	}

@@ -278,6 +278,22 @@ func TestTee_boundsWhatWaitsInBytes(t *testing.T) {
 	})
 }
 
+func TestTee_aFlushTakesNoRoom(t *testing.T) {
+	inBubble(t, migrate.TeeConfig{MaxMsgs: 2, Wait: -1}, func(t *testing.T, tee *migrate.Tee, _, _ bus.Bus, f *faulty, _ *hook) {
+		f.is(bus.ErrUnavailable, false)
+		publishNumbers(t, tee, "chat.a", 1, 1)
+		flushed := make(chan error, 1)
+		go func() { flushed <- tee.Flush(t.Context()) }()
+		synctest.Wait()
+		publishNumbers(t, tee, "chat.a", 2, 2)
+		require.Equal(t, migrate.TeeStats{Waiting: 2}, tee.Stats())
+		f.is(nil, false)
+		require.NoError(t, <-flushed)
+		require.NoError(t, tee.Flush(t.Context()))
+		require.Equal(t, migrate.TeeStats{Written: 2}, tee.Stats())
+	})
+}
+
 func TestTee_waitsForASlowNewBusOnlySoLong(t *testing.T) {
 	inBubble(t, migrate.TeeConfig{MaxMsgs: 2, Wait: 100 * time.Millisecond}, func(t *testing.T, tee *migrate.Tee, _, _ bus.Bus, f *faulty, _ *hook) {
 		f.is(nil, true) // until its timeout it is only slow

@@ -31,28 +31,28 @@ const askTimeout = 5 * time.Second
 
 // The server's error codes that mean something to us (server/errors.json of nats-server).
 const (
-	codeNoPeers            = 10005
-	codeNoQuorum           = 10008
-	codeConsumerNameInUse  = 10013
-	codeConsumerNotFound   = 10014
-	codeInsufficient       = 10023
-	codeNoSuchMessage      = 10037
-	codeNotEnabled         = 10039
-	codeResources          = 10047
-	codeCreateFailed       = 10049
-	codeConfigInvalid      = 10052
-	codeMessageTooLarge    = 10054
-	codeNameInUse          = 10058
-	codeStreamNotFound     = 10059
-	codeWrongStream        = 10060
-	codeOverlap            = 10065
-	codeWrongLastSequence  = 10071
-	codeNoReplicas         = 10074
-	codeNotEnabledForUser  = 10076
-	codeStoreFailed        = 10077
-	codeConsumerExists     = 10148
-	codeInProcess          = 10158
-	codeWrongLastSequence2 = 10164
+	codeNoPeers           = 10005
+	codeNoQuorum          = 10008
+	codeConsumerNameInUse = 10013
+	codeConsumerNotFound  = 10014
+	codeInsufficient      = 10023
+	codeNoSuchMessage     = 10037
+	codeNotEnabled        = 10039
+	codeResources         = 10047
+	codeCreateFailed      = 10049
+	codeConfigInvalid     = 10052
+	codeMessageTooLarge   = 10054
+	codeNameInUse         = 10058
+	codeStreamNotFound    = 10059
+	codeWrongStream       = 10060
+	codeOverlap           = 10065
+	codeWrongLastSequence = 10071
+	codeNoReplicas        = 10074
+	codeNotEnabledForUser = 10076
+	codeStoreFailed       = 10077
+	codeConsumerExists    = 10148
+	codeInProcess         = 10158
+	codeSubjectInProcess  = 10164
 )
 
 // apiError is how the server says no.
@@ -75,7 +75,7 @@ func (e *apiError) Unwrap() error {
 		return bus.ErrBadStream
 	case codeMessageTooLarge:
 		return bus.ErrTooLarge
-	case codeWrongLastSequence, codeWrongLastSequence2:
+	case codeWrongLastSequence, codeSubjectInProcess:
 		return bus.ErrConflict
 	case codeNotEnabledForUser:
 		return bus.ErrForbidden

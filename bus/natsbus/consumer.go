@@ -132,7 +132,7 @@ func (p *groupShare) unique(ctx context.Context) error {
 		if err == nil {
 			return fmt.Errorf("%w: stream %s has the group %s, for %q", bus.ErrConflict, s.Config.Name, p.consumer, info.Config.Filter)
 		}
-		if !isCode(err, codeConsumerNotFound) && !errors.Is(err, driver.ErrNotCaptured) {
+		if !isGone(err) {
 			return err
 		}
 	}

@@ -82,6 +82,9 @@ func (b *backend) ask(ctx context.Context, subject string, request, answer any) 
 	var said error // what was said last, apart from nothing
 	for attempt := 0; ; attempt++ {
 		err := b.question(ctx, subject, body, answer, questionTime(subject, attempt))
+		if strings.Contains(subject, ".DELETE.") && errors.Is(said, errNoAnswer) && isGone(err) {
+			err = nil // the one before has removed it
+		}
 		b.trouble.Store(nil)
 		if b.again(err) {
 			b.trouble.Store(&err)

@@ -50,6 +50,14 @@ func openURL(t *testing.T, url string, opts ...bus.OpenOption) bus.Bus {
 	return b
 }
 
+// keepStream makes a stream that stays: with its last one the server removes the directory of all, also while another one is
+// being made.
+func keepStream(t *testing.T, js jetstream.JetStream) {
+	t.Helper()
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "KEPT", Subjects: []string{"kept"}})
+	require.NoError(t, err)
+}
+
 // raw is a client that knows nothing of jitney.
 func raw(t *testing.T, url string) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
@@ -301,6 +309,7 @@ func TestElsewhere_announcesARecreatedStreamAndReadsItFromItsStart(t *testing.T)
 	eventually(t, func() bool { return len(got.texts()) == 3 }, "the old messages")
 
 	_, js := raw(t, s.ClientURL())
+	keepStream(t, js)
 	require.NoError(t, js.DeleteStream(ctx, "CHAT"))
 	_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: "CHAT", Subjects: []string{"chat.>"}, AllowDirect: true})
 	require.NoError(t, err)

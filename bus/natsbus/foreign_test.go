@@ -281,6 +281,7 @@ func TestForeign_whatItCapturesIsKnownWithinASecond(t *testing.T) {
 	}})
 	ctx := t.Context()
 	_, js := raw(t, "nats://all:all@"+s.Addr().String())
+	keepStream(t, js)
 	for user, rounds := range map[string]int{"all": 5, "deaf": 2} { // by advisories, and by the poll alone
 		b := openURL(t, "nats://"+user+":"+user+"@"+s.Addr().String())
 		// changed returns how long it takes until a change is known.

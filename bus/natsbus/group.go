@@ -436,12 +436,17 @@ func (b *backend) RemoveGroup(ctx context.Context, name string) error {
 	}
 	for _, s := range streams {
 		err := b.removeConfig(ctx, configOf{s.Config.Name, name})
-		if err != nil && !isCode(err, codeConsumerNotFound) && !errors.Is(err, driver.ErrNotCaptured) {
+		if err != nil && !isGone(err) {
 			return err
 		}
 	}
 	b.loseShares(func(p *groupShare) bool { return p.group.Durable && p.group.Name == name })
 	return nil
+}
+
+// isGone reports whether the server says that a stream, or a consumer, isn't there.
+func isGone(err error) bool {
+	return errors.Is(err, driver.ErrNotCaptured) || isCode(err, codeConsumerNotFound)
 }
 
 func isCode(err error, code int) bool {

@@ -96,6 +96,12 @@ func beMember(url string) {
 				return nil
 			}, bus.All())
 			sayError("subscribed", "", 0, began, err)
+		case "listen": // to what isn't captured
+			_, err := b.Subscribe(ctx, "note", func(context.Context, *bus.Message) error {
+				say(said{What: "heard"})
+				return nil
+			})
+			sayError("listening", "", 0, began, err)
 		case "replay": // what there is
 			start := map[string]bus.SubscribeOption{"all": bus.All(), "last": bus.Last(10), "subjects": bus.LastPerSubject()}[rest]
 			n, last := 0, uint64(0)

@@ -122,6 +122,29 @@ func TestCluster_aMemberThatIsCutOffStoresNothingAndTellsNoHalfTruth(t *testing.
 	h.judge(t, names...)
 }
 
+// What isn't captured is lost while there is no way, from the first moment to the last.
+func TestCluster_tellsAlsoWhenAMemberIsBack(t *testing.T) {
+	t.Parallel() // most of it waits
+	c := newMembers(t, "")
+	w := newWires(t, c)
+	c.wires = w
+	c.startAll()
+	p := c.procs["n1"]
+	require.Empty(t, p.ask(t, "listen", "listening").Error)
+	told := func() int {
+		all, _ := p.all("problem")
+		return len(all)
+	}
+	w.set("n1", true)
+	require.Eventually(t, func() bool { return told() > 0 }, clusterPatience, 10*time.Millisecond, "it is told that what was on its way is lost")
+	require.Empty(t, c.procs["n2"].ask(t, "try uncaptured 60s", "tried").Error)
+	before := told()
+	w.set("n1", false)
+	require.Eventually(t, func() bool { return told() > before }, clusterPatience, 10*time.Millisecond, "it is told that what was sent meanwhile is lost")
+	require.Empty(t, c.procs["n2"].ask(t, "try uncaptured 60s", "tried").Error)
+	p.await(t, "heard", 1)
+}
+
 // settleTries is settle where publishes were tried whose outcome may be unknown.
 func (c *members) settleTries(runs map[string]*process) history {
 	c.t.Helper()

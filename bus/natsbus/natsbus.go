@@ -71,10 +71,11 @@ type backend struct {
 	listens    map[*listen]struct{}
 	tails      map[*tail]struct{}
 	shares     map[*groupShare]struct{}
-	lastKnown  map[string]driver.Stream // for streams whose leader can't be asked
-	led        map[string]uint64        // replaced, never modified: what the leaders of the streams that this member holds had when they were listed
-	leaderless map[string]struct{}      // the same: streams that had none when they were listed
-	report     func(bus.Problem)        // to the hook of the bus; nil while it is being opened
+	epochs     map[string]string   // of streams, as they were listed last
+	led        map[string]uint64   // replaced, never modified: what the leaders of the streams that this member holds had when they were listed
+	leaderless map[string]struct{} // the same: streams that had none when they were listed
+	report     func(bus.Problem)   // to the hook of the bus; nil while it is being opened
+	changed    func()              // what captures what; nil while it is being opened
 	acks       acks
 	gets       gets
 	scans      scans
@@ -135,23 +136,23 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 			}
 		}
 		conns := e.peerConns()
-		e.background.Go(func() { e.watchPeers(conns, b.reconnected) })
+		e.background.Go(func() { e.watchPeers(conns, b.reconnected, b.missed) })
 	}
 	return b.run(ctx, o, shared)
 }
 
 func newBackend(log *slog.Logger) *backend {
 	b := &backend{
-		log:       log,
-		replicas:  1,
-		api:       defaultAPI,
-		ids:       rand.Text()[:16] + "-",
-		listens:   map[*listen]struct{}{},
-		tails:     map[*tail]struct{}{},
-		shares:    map[*groupShare]struct{}{},
-		lastKnown: map[string]driver.Stream{},
-		stopPoll:  make(chan struct{}),
-		scans:     scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
+		log:      log,
+		replicas: 1,
+		api:      defaultAPI,
+		ids:      rand.Text()[:16] + "-",
+		listens:  map[*listen]struct{}{},
+		tails:    map[*tail]struct{}{},
+		shares:   map[*groupShare]struct{}{},
+		epochs:   map[string]string{},
+		stopPoll: make(chan struct{}),
+		scans:    scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
 	}
 	b.lacks.Ask = b.check
 	b.room.Ask = func() (struct{}, error) { return struct{}{}, b.node.tryRoom(healRoom) }
@@ -216,7 +217,7 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 		return nil, err
 	}
 	b.mu.Lock()
-	b.report = d.Report
+	b.report, b.changed = d.Report, d.Changed
 	b.mu.Unlock()
 	if b.server != nil {
 		b.server.mu.Lock()
@@ -265,13 +266,24 @@ func (b *backend) poll(changed func()) {
 
 // reconnected tells those whom the interruption concerns.
 func (b *backend) reconnected() {
+	b.missed()
+	b.rerouted()
+	b.renew()
 	b.mu.Lock()
+	changed := b.changed
+	b.mu.Unlock()
+	if changed != nil {
+		changed()
+	}
+}
+
+// missed tells those who listen that uncaptured messages may be missing.
+func (b *backend) missed() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	for l := range b.listens {
 		l.sink.Lost()
 	}
-	b.mu.Unlock()
-	b.rerouted()
-	b.renew()
 }
 
 // renew has all that the server does for us done anew.

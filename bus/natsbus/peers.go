@@ -18,7 +18,8 @@ const (
 	joinLog = 10 * time.Second
 	// watchPeersEvery is how often it is looked whether a connection to another server has ended, which the server tells nobody.
 	watchPeersEvery = 100 * time.Millisecond
-	// settled is how old a route is that isn't just one too many: two members that find each other open several.
+	// settled is how old a route is that isn't just one too many: two members that find each other open several. After that
+	// time they have told each other what is listened to.
 	settled = time.Second
 	toHub   = "leaf "
 )
@@ -96,15 +97,22 @@ func (e *embedded) connected() []string {
 	return sortedKeys(names)
 }
 
-// watchPeers calls lost when a connection to another server has ended, of those that there are or come. What was on its
-// way on it is gone.
-func (e *embedded) watchPeers(there map[string]string, lost func()) {
+// peerConn is a connection to another server.
+type peerConn struct {
+	server string
+	since  time.Time
+}
+
+// watchPeers calls lost when a connection to another server has ended, of those that there are or come: what was on its
+// way on it is gone. It calls back when one to a server that was cut off stands again: so is what that one has sent meanwhile.
+func (e *embedded) watchPeers(there map[string]string, lost, back func()) {
 	tick := time.NewTicker(watchPeersEvery)
 	defer tick.Stop()
-	since := map[string]time.Time{}
-	for conn := range there {
-		since[conn] = time.Now()
+	known := map[string]peerConn{}
+	for conn, server := range there {
+		known[conn] = peerConn{server, time.Now()}
 	}
+	away := map[string]time.Time{} // servers that were cut off, and since when they are there again; zero: not yet
 	for {
 		select {
 		case <-e.stopping:
@@ -112,20 +120,38 @@ func (e *embedded) watchPeers(there map[string]string, lost func()) {
 		case <-tick.C:
 		}
 		conns, ended := e.peerConns(), false
-		for conn, begun := range since {
-			if _, there := conns[conn]; !there {
-				delete(since, conn)
-				ended = ended || strings.HasPrefix(conn, toHub) || time.Since(begun) > settled
+		linked := map[string]bool{}
+		for conn, server := range conns {
+			linked[server] = true
+			if _, old := known[conn]; !old {
+				known[conn] = peerConn{server, time.Now()}
 			}
 		}
-		for conn := range conns {
-			if _, known := since[conn]; !known {
-				since[conn] = time.Now()
+		for conn, c := range known {
+			if _, there := conns[conn]; there {
+				continue
+			}
+			delete(known, conn)
+			ended = ended || !linked[c.server] || strings.HasPrefix(conn, toHub) || time.Since(c.since) > settled
+			if !linked[c.server] {
+				away[c.server] = time.Time{}
 			}
 		}
 		if ended {
 			e.log.Warn("natsbus: a connection to another server has ended", slog.Any("connected", e.connected()))
 			lost()
+		}
+		for server, since := range away {
+			switch {
+			case !linked[server]:
+				away[server] = time.Time{}
+			case since.IsZero():
+				away[server] = time.Now()
+			case time.Since(since) > settled: // by now each knows what the other one's people listen to
+				delete(away, server)
+				e.log.Info("natsbus: a server that was cut off is connected again", "server", server)
+				back()
+			}
 		}
 	}
 }

@@ -40,9 +40,13 @@ func final(s driver.Stream, p *driver.Publication, x answer) bool {
 
 // finish makes an answer into what Append returns.
 func (b *backend) finish(ctx context.Context, s driver.Stream, p *driver.Publication, x answer) (driver.Ack, error) {
-	if errors.Is(x.err, bus.ErrConflict) && p.ID != "" {
+	if errors.Is(x.err, bus.ErrConflict) && !errors.Is(x.err, bus.ErrUnknownOutcome) && p.ID != "" {
 		// The server looks at the expected sequence first: this may be a repetition of what has succeeded.
-		if seq, found := b.findID(ctx, s, p); found {
+		seq, found, err := b.findID(ctx, s, p.ID)
+		if err != nil {
+			return driver.Ack{}, fmt.Errorf("whether it was stored before can't be looked up: %w", unknown(err))
+		}
+		if found {
 			b.reached(s.Config.Name, seq)
 			x = b.synced(ctx, answer{stream: s.Config.Name, ack: driver.Ack{Sequence: seq, Duplicate: true}})
 		}
@@ -148,28 +152,33 @@ func (b *backend) reached(stream string, sequence uint64) {
 	}
 }
 
-// findID looks for a message of the same ID among all that the stream has stored within
-// the window: IDs are the stream's, whatever the subject.
-func (b *backend) findID(ctx context.Context, s driver.Stream, p *driver.Publication) (seq uint64, found bool) {
+// findID looks for a message of an ID among all that the stream has stored within the window: IDs are the stream's,
+// whatever the subject.
+func (b *backend) findID(ctx context.Context, s driver.Stream, id string) (seq uint64, found bool, err error) {
 	st, err := b.State(ctx, s.Config.Name)
-	if err != nil || st.Epoch != s.Epoch {
-		return 0, false
+	switch {
+	case errors.Is(err, driver.ErrNotCaptured):
+		return 0, false, nil
+	case err != nil:
+		return 0, false, err
+	case st.Epoch != s.Epoch:
+		return 0, false, nil
 	}
 	oldest := time.Now().Add(-s.Config.Duplicates)
 	next := getRequest{StartTime: &oldest, Next: ">", Batch: 256}
 	for {
 		r, err := b.getThrough(ctx, s.Config.Name, next, st.Last)
-		if err != nil || len(r.messages) == 0 {
-			return 0, false
+		if err != nil {
+			return 0, false, err
 		}
 		for _, m := range r.messages {
 			seq = m.Cursor.Sequence()
-			if r.ids[seq] == p.ID {
-				return seq, true
+			if r.ids[seq] == id {
+				return seq, true, nil
 			}
 		}
-		if r.pending == 0 {
-			return 0, false
+		if len(r.messages) == 0 || r.pending == 0 {
+			return 0, false, nil
 		}
 		next = getRequest{Seq: seq + 1, Next: ">", Batch: 256}
 	}

@@ -29,7 +29,8 @@ func (t *tail) readOn(ctx context.Context) {
 		t.mu.Lock()
 		after := t.after
 		t.mu.Unlock()
-		r, err := t.b.get(ctx, t.stream.Config.Name, getRequest{Seq: after + 1, Next: ">", Batch: readOnBatch, MaxBytes: readOnBytes})
+		request := getRequest{Seq: after + 1, Next: ">", Batch: readOnBatch, MaxBytes: readOnBytes}
+		r, err := t.b.getThrough(ctx, t.stream.Config.Name, request, t.b.knownOf(t.stream.Config.Name).Load())
 		if err != nil || len(r.messages) == 0 {
 			return
 		}
@@ -75,13 +76,13 @@ func (t *tail) anew(ctx context.Context) error {
 	}
 }
 
-// lags reports whether the consumer is silent for longer than one that has nothing to give, or that has something.
+// lags reports whether the consumer is silent for longer than one that has nothing to give, or gives nothing although
+// something is known to be stored: the replica that it stands on may not have it.
 func (t *tail) lags() bool {
 	known := t.b.knownOf(t.stream.Config.Name).Load()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	silent := time.Since(t.heard)
-	return silent > quiet || silent > quietBehind && known > t.after
+	return time.Since(t.heard) > quiet || time.Since(t.given) > quietBehind && known > t.after
 }
 
 // knownOf is a sequence that a stream has stored, at least.

@@ -187,6 +187,7 @@ type tail struct {
 	after    uint64 // everything up to here has been delivered
 	consumed uint64 // the consumer's own count
 	heard    time.Time
+	given    time.Time // when the consumer gave a message, or was made
 	sub      *nats.Subscription
 	name     string
 	entries  []driver.Entry // what is delivered next
@@ -288,7 +289,8 @@ func (t *tail) start(ctx context.Context) error {
 	run := t.run
 	// An inbox is unique, and so is a name that is made of it.
 	t.entries = nil // they come again
-	t.consumed, t.heard, t.name = 0, time.Now(), "jitney-"+strings.NewReplacer("_INBOX.", "", ".", "-").Replace(inbox)
+	now := time.Now()
+	t.consumed, t.heard, t.given, t.name = 0, now, now, "jitney-"+strings.NewReplacer("_INBOX.", "", ".", "-").Replace(inbox)
 	after, consumer := t.after, t.name
 	t.mu.Unlock()
 	sub, err := t.b.nc.Subscribe(inbox, func(m *nats.Msg) { t.receive(run, m) })
@@ -375,7 +377,7 @@ func (t *tail) receive(run int, m *nats.Msg) {
 		t.again()
 		return
 	}
-	t.consumed = place.consumed
+	t.consumed, t.given = place.consumed, t.heard
 	if place.sequence > t.after {
 		t.entries = append(t.entries, driver.Entry{Prev: place.sequence - 1, Message: &bus.Message{
 			Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(readable(m)),

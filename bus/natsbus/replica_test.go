@@ -1,12 +1,9 @@
 package natsbus_test
 
 import (
-	"context"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -24,88 +21,8 @@ func lag(t *testing.T, nc *nats.Conn, js jetstream.JetStream, stream string, sub
 	require.NoError(t, err)
 	_, err = behind.CreateStream(t.Context(), jetstream.StreamConfig{Name: stream, Subjects: subjects, AllowDirect: true})
 	require.NoError(t, err)
-	forward(t, nc, there, "$JS.API.DIRECT.GET."+stream, nil)
+	forward(t, nc, there, "$JS.API.DIRECT.GET."+stream, func(*nats.Msg) bool { return false })
 	return behind
-}
-
-// forward has what is asked on a subject of one server answered by another one, unless instead answers it.
-func forward(t *testing.T, here, there *nats.Conn, subject string, instead func(m *nats.Msg) (answer string)) {
-	t.Helper()
-	_, err := here.Subscribe(subject, func(m *nats.Msg) {
-		if instead != nil {
-			if answer := instead(m); answer != "" {
-				if err := m.Respond([]byte(answer)); err != nil {
-					t.Error(err)
-				}
-				return
-			}
-		}
-		inbox := there.NewInbox()
-		sub, err := there.Subscribe(inbox, func(answer *nats.Msg) {
-			answer.Subject, answer.Reply = m.Reply, ""
-			if err := here.PublishMsg(answer); err != nil {
-				t.Error(err)
-			}
-		})
-		if err == nil {
-			err = there.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: inbox, Header: m.Header, Data: m.Data})
-		}
-		if err != nil {
-			t.Error(err, sub)
-		}
-	})
-	require.NoError(t, err)
-	require.NoError(t, here.Flush())
-}
-
-// A process that was just started has never seen the config of a stream whose leader is being elected, and the server's
-// list of streams gives only its name.
-func TestElsewhere_publishesNothingPastAStreamThatHasNoLeaderYet(t *testing.T) {
-	there, js := raw(t, startServer(t, t.TempDir(), -1).ClientURL())
-	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log.>"}})
-	require.NoError(t, err)
-	front, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true})
-	require.NoError(t, err)
-	front.Start()
-	require.True(t, front.ReadyForConnections(10*time.Second))
-	t.Cleanup(front.Shutdown)
-	here, err := nats.Connect(front.ClientURL())
-	require.NoError(t, err)
-	t.Cleanup(here.Close)
-	var elected atomic.Bool
-	forward(t, here, there, "$JS.API.>", func(m *nats.Msg) string {
-		if m.Subject == "$JS.API.STREAM.LIST" && !elected.Load() {
-			return `{"total": 1, "limit": 256, "streams": [], "missing": ["LOG"]}`
-		}
-		return ""
-	})
-	forward(t, here, there, "log.>", nil)
-
-	b := openURL(t, front.ClientURL())
-	soon := func() context.Context {
-		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-		t.Cleanup(cancel)
-		return ctx
-	}
-	require.ErrorIs(t, b.Publish(soon(), "log.a", []byte("lost?")), bus.ErrUnavailable)
-	_, err = b.Subscribe(soon(), "log.*", func(context.Context, *bus.Message) error { return nil }, bus.All())
-	require.ErrorIs(t, err, bus.ErrUnavailable)
-	_, err = b.(bus.StreamLister).Streams(soon())
-	require.ErrorIs(t, err, bus.ErrUnavailable)
-	require.NoError(t, b.Publish(t.Context(), "note.a", nil), "no stream captures it")
-
-	published := make(chan error, 1)
-	go func() { published <- b.Publish(t.Context(), "log.a", []byte("stored")) }()
-	time.Sleep(300 * time.Millisecond)
-	require.Empty(t, published)
-	elected.Store(true)
-	require.NoError(t, <-published)
-	stream, err := js.Stream(t.Context(), "LOG")
-	require.NoError(t, err)
-	require.EqualValues(t, 1, stream.CachedInfo().State.Msgs)
-	m, err := stream.GetMsg(t.Context(), 1)
-	require.NoError(t, err)
-	require.Equal(t, "stored", string(m.Data))
 }
 
 func TestElsewhere_aReplicaThatLagsBehindGivesNoShortReplay(t *testing.T) {

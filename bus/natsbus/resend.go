@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -19,6 +20,8 @@ const (
 	// twice that, as a server may only be busy. It is found out sooner when a connection between the servers has ended.
 	resendAfter    = 2 * time.Second
 	inProcessPause = 20 * time.Millisecond
+	// releasedQuestion bounds the question whether it is still to be sent.
+	releasedQuestion = 2 * firstQuestion
 	// callHeader tells the attempts of one call from those of another one with the same message ID.
 	callHeader = "Nats-Jitney-Call"
 )
@@ -45,6 +48,7 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 	if err := fits(s, p, h); err != nil {
 		return answer{err: err}
 	}
+	id := h[nats.MsgIdHdr][0]
 	began := time.Now()
 	stored := false // perhaps
 	for attempt := 0; ; attempt++ {
@@ -64,15 +68,31 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 				}
 				return answer{err: gone}
 			}
-		case errors.Is(x.err, bus.ErrClosed):
-			return x
 		case errors.Is(x.err, bus.ErrUnknownOutcome):
 			stored = true
+			if b.released(ctx, s, p.Subject) {
+				return x // whoever listens to the subject now would be given it each time
+			}
 		case isCode(x.err, codeNoQuorum), errors.Is(x.err, errInterrupted):
 			wait = electionPause
-		case isCode(x.err, codeInProcess): // the same ID, by an earlier attempt or by somebody else
+		case isCode(x.err, codeInProcess), // the same ID, by an earlier attempt or by somebody else
+			isCode(x.err, codeSubjectInProcess): // another message of the subject, perhaps one that was just acknowledged
 			wait = inProcessPause
+		case stored && errors.Is(x.err, bus.ErrConflict):
+			// A stream without replicas looks at what is expected first: what stands there may be this message.
+			seq, found, err := b.findID(ctx, s, id)
+			switch {
+			case err != nil:
+				return answer{err: unknown(err)}
+			case found:
+				dup := !own && b.callOf(ctx, s.Config.Name, seq) != call
+				return answer{stream: s.Config.Name, ack: driver.Ack{Sequence: seq, Duplicate: dup}}
+			}
+			return x
 		default:
+			if stored {
+				x.err = unknown(x.err)
+			}
 			return x
 		}
 		took := time.Since(began)
@@ -91,6 +111,14 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 		}
 		return answer{err: err}
 	}
+}
+
+// released reports whether the server says that a stream doesn't capture a subject any more.
+func (b *backend) released(ctx context.Context, s driver.Stream, subject string) bool {
+	ctx, cancel := context.WithTimeout(ctx, releasedQuestion)
+	defer cancel()
+	names, err := b.Find(ctx, subject)
+	return err == nil && !slices.Contains(names, s.Config.Name)
 }
 
 // callOf is the call by which a stored message came, if it had an ID of its user's; "" where that isn't known.

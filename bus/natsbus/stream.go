@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -82,10 +83,11 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 	led, leaderless := map[string]uint64{}, map[string]struct{}{}
 	for offset := 0; ; {
 		var page struct {
-			Total   int          `json:"total"`
-			Limit   int          `json:"limit"`
-			Streams []streamInfo `json:"streams"`
-			Missing []string     `json:"missing"`
+			Total   int               `json:"total"`
+			Limit   int               `json:"limit"`
+			Streams []streamInfo      `json:"streams"`
+			Missing []string          `json:"missing"`
+			Offline map[string]string `json:"offline"` // why
 		}
 		if err := b.ask(ctx, "$JS.API.STREAM.LIST", map[string]int{"offset": offset}, &page); err != nil {
 			return nil, err
@@ -110,10 +112,13 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 				continue
 			}
 			s := b.stream(&page.Streams[i])
-			if old, ok := b.lastKnown[s.Config.Name]; ok && old.Epoch != s.Epoch {
+			if old, ok := b.epochs[s.Config.Name]; ok && old != s.Epoch {
 				b.known.Delete(s.Config.Name)
 			}
-			b.lastKnown[s.Config.Name] = s
+			b.epochs[s.Config.Name] = s.Epoch
+			if b.elects && page.Streams[i].doubt() == nil {
+				b.reached(s.Config.Name, page.Streams[i].State.Last)
+			}
 			streams = append(streams, s)
 		}
 		n := len(page.Streams)
@@ -123,11 +128,8 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 				continue
 			}
 			n++
-			s, ok := b.lastKnown[name]
-			if !ok {
-				s = driver.Stream{Config: bus.StreamConfig{Name: name}, Unknown: true}
-			}
-			streams = append(streams, s)
+			why := cmp.Or(page.Offline[name], "nobody who has it answers; it may have no leader now")
+			streams = append(streams, driver.Stream{Config: bus.StreamConfig{Name: name}, Unknown: why})
 		}
 		offset += n
 		over := n == 0 || offset >= page.Total
@@ -297,7 +299,6 @@ func (b *backend) Remove(ctx context.Context, name string) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	delete(b.lastKnown, name)
 	for t := range b.tails {
 		if t.stream.Config.Name == name {
 			t.again() // it finds out

@@ -1,0 +1,270 @@
+package natsbus_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-go/jitney/bus"
+)
+
+// front is a server before another one, which has the streams: what is asked here is answered there, unless a test
+// answers as servers do in moments that pass.
+type front struct {
+	url    string
+	server *server.Server
+	here   *nats.Conn
+	there  *nats.Conn
+	js     jetstream.JetStream // there
+}
+
+// newFront starts both. If it is one of a cluster, clients take it that streams have leaders.
+func newFront(t *testing.T, cluster string) *front {
+	t.Helper()
+	f := &front{}
+	f.there, f.js = raw(t, startServer(t, t.TempDir(), -1).ClientURL())
+	o := &server.Options{Host: "127.0.0.1", Port: -1, NoSigs: true, NoLog: true}
+	if cluster != "" {
+		o.Cluster = server.ClusterOpts{Name: cluster, Host: "127.0.0.1", Port: -1}
+	}
+	var err error
+	f.server, err = server.NewServer(o)
+	require.NoError(t, err)
+	f.server.Start()
+	require.True(t, f.server.ReadyForConnections(10*time.Second))
+	t.Cleanup(func() {
+		f.server.Shutdown()
+		f.server.WaitForShutdown()
+	})
+	f.url = f.server.ClientURL()
+	f.here, err = nats.Connect(f.url)
+	require.NoError(t, err)
+	t.Cleanup(f.here.Close)
+	return f
+}
+
+func (f *front) stream(t *testing.T, subjects ...string) {
+	t.Helper()
+	_, err := f.js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: subjects, AllowDirect: true})
+	require.NoError(t, err)
+}
+
+func (f *front) stored(t *testing.T) (texts []string) {
+	t.Helper()
+	stream, err := f.js.Stream(t.Context(), "LOG")
+	require.NoError(t, err)
+	for seq := range stream.CachedInfo().State.LastSeq {
+		m, err := stream.GetMsg(t.Context(), seq+1)
+		require.NoError(t, err)
+		texts = append(texts, string(m.Data))
+	}
+	return texts
+}
+
+// forward has what is published on subjects of one server published at another one, and the answer given here, unless
+// instead says that it has done so.
+func forward(t *testing.T, here, there *nats.Conn, subject string, instead func(m *nats.Msg) bool) {
+	t.Helper()
+	_, err := here.Subscribe(subject, func(m *nats.Msg) {
+		if instead(m) {
+			return
+		}
+		inbox := there.NewInbox()
+		sub, err := there.Subscribe(inbox, func(answer *nats.Msg) {
+			answer.Subject, answer.Reply = m.Reply, ""
+			if err := here.PublishMsg(answer); err != nil {
+				t.Error(err)
+			}
+		})
+		if err == nil {
+			err = there.PublishMsg(&nats.Msg{Subject: m.Subject, Reply: inbox, Header: m.Header, Data: m.Data})
+		}
+		if err != nil {
+			t.Error(err, sub)
+		}
+	})
+	require.NoError(t, err)
+	require.NoError(t, here.Flush())
+}
+
+func (f *front) forward(t *testing.T, subject string, instead func(m *nats.Msg) bool) {
+	t.Helper()
+	forward(t, f.here, f.there, subject, instead)
+}
+
+func whole(*nats.Msg) bool { return false }
+
+// leaderless answers lists of streams as long as LOG has no leader.
+func leaderless(t *testing.T, elected *atomic.Bool) func(m *nats.Msg) bool {
+	return func(m *nats.Msg) bool {
+		if m.Subject != "$JS.API.STREAM.LIST" || elected.Load() {
+			return false
+		}
+		if err := m.Respond([]byte(`{"total": 1, "limit": 256, "streams": [], "missing": ["LOG"]}`)); err != nil {
+			t.Error(err)
+		}
+		return true
+	}
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// A process that was just started has never seen the config of a stream whose leader is being elected, and the server's
+// list of streams gives only its name.
+func TestFront_nothingIsPublishedPastAStreamThatHasNoLeaderYet(t *testing.T) {
+	f := newFront(t, "")
+	f.stream(t, "log.>")
+	var elected atomic.Bool
+	f.forward(t, "$JS.API.>", leaderless(t, &elected))
+	f.forward(t, "log.>", whole)
+	b := openURL(t, f.url)
+	require.ErrorIs(t, b.Publish(within(t, 300*time.Millisecond), "log.a", []byte("lost?")), bus.ErrUnavailable)
+	_, err := b.Subscribe(within(t, 300*time.Millisecond), "log.*", func(context.Context, *bus.Message) error { return nil }, bus.All())
+	require.ErrorIs(t, err, bus.ErrUnavailable)
+	_, err = b.(bus.StreamLister).Streams(within(t, 300*time.Millisecond))
+	require.ErrorIs(t, err, bus.ErrUnavailable)
+	require.NoError(t, b.Publish(t.Context(), "note.a", nil), "no stream captures it")
+
+	published := make(chan error, 1)
+	go func() { published <- b.Publish(t.Context(), "log.a", []byte("stored")) }()
+	time.Sleep(300 * time.Millisecond)
+	require.Empty(t, published)
+	elected.Store(true)
+	require.NoError(t, <-published)
+	require.Equal(t, []string{"stored"}, f.stored(t))
+}
+
+// The stream was known, and has come to capture more since.
+func TestFront_nothingIsPublishedPastAStreamThatHasChangedSinceItHadALeader(t *testing.T) {
+	f := newFront(t, "")
+	f.stream(t, "log.a")
+	var elected atomic.Bool
+	elected.Store(true)
+	f.forward(t, "$JS.API.>", leaderless(t, &elected))
+	f.forward(t, "log.*", whole)
+	b := openURL(t, f.url)
+	require.NoError(t, b.Publish(t.Context(), "log.a", []byte("known")))
+	elected.Store(false)
+	f.stream(t, "log.a", "log.b")
+	time.Sleep(time.Second) // what others have changed counts after a second
+	require.ErrorIs(t, b.Publish(within(t, 300*time.Millisecond), "log.b", []byte("lost?")), bus.ErrUnavailable)
+	require.NoError(t, b.Publish(t.Context(), "log.a", []byte("still")), "it is captured as before")
+	require.NoError(t, b.Publish(t.Context(), "note.a", nil), "no stream captures it")
+	elected.Store(true)
+	require.NoError(t, b.Publish(t.Context(), "log.b", []byte("stored")))
+	require.Equal(t, []string{"known", "still", "stored"}, f.stored(t))
+}
+
+func TestFront_anExpectedMessageWhoseAcknowledgementIsLostIsNoConflict(t *testing.T) {
+	for name, opts := range map[string][]bus.PublishOption{"": nil, "with an ID": {bus.MessageID("1")}} {
+		f := newFront(t, "front")
+		f.stream(t, "log.>")
+		f.forward(t, "$JS.API.>", whole)
+		var tries atomic.Int64
+		f.forward(t, "log.>", func(m *nats.Msg) bool {
+			if tries.Add(1) > 1 {
+				return false
+			}
+			if err := f.there.PublishMsg(&nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}); err != nil {
+				t.Error(err)
+			}
+			return true // and the acknowledgement is lost
+		})
+		b := openURL(t, f.url)
+		var receipt bus.Receipt
+		opts := append(opts, bus.ExpectNone(), bus.WithReceipt(&receipt))
+		require.NoError(t, b.Publish(t.Context(), "log.once", []byte("once"), opts...), name)
+		require.EqualValues(t, 2, tries.Load())
+		require.EqualValues(t, 1, receipt.Cursor.Sequence())
+		require.False(t, receipt.Duplicate, name)
+		require.Equal(t, []string{"once"}, f.stored(t))
+		require.ErrorIs(t, b.Publish(t.Context(), "log.once", nil, bus.ExpectNone()), bus.ErrConflict)
+	}
+}
+
+// On replicas the server refuses what expects something of a subject while another message of it is on its way, which one
+// that was just acknowledged may be.
+func TestFront_aMessageOnItsWayIsNoConflict(t *testing.T) {
+	f := newFront(t, "front")
+	f.stream(t, "log.>")
+	f.forward(t, "$JS.API.>", whole)
+	var tries atomic.Int64
+	f.forward(t, "log.>", func(m *nats.Msg) bool {
+		if tries.Add(1) > 3 {
+			return false
+		}
+		if err := m.Respond([]byte(`{"stream": "LOG", "seq": 0, "error": {"code": 400, "err_code": 10164, "description": "wrong last sequence"}}`)); err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	b := openURL(t, f.url)
+	require.NoError(t, b.Publish(t.Context(), "log.a", []byte("once"), bus.ExpectNone()))
+	require.ErrorIs(t, b.Publish(t.Context(), "log.a", nil, bus.ExpectNone()), bus.ErrConflict)
+	require.Equal(t, []string{"once"}, f.stored(t))
+}
+
+func TestFront_whatNoStreamTakesAnyMoreIsSentOnce(t *testing.T) {
+	f := newFront(t, "front")
+	f.stream(t, "log.>")
+	var gone atomic.Bool
+	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
+		return m.Subject == "$JS.API.STREAM.LIST" && gone.Load() // it takes its time
+	})
+	b := openURL(t, f.url)
+	gone.Store(true)
+	keepStream(t, f.js)
+	require.NoError(t, f.js.DeleteStream(t.Context(), "LOG"))
+	var copies atomic.Int64
+	_, err := f.here.Subscribe("log.>", func(*nats.Msg) { copies.Add(1) })
+	require.NoError(t, err)
+	require.NoError(t, f.here.Flush())
+	began := time.Now()
+	require.ErrorIs(t, b.Publish(t.Context(), "log.a", nil), bus.ErrUnknownOutcome)
+	require.Less(t, time.Since(began), 10*time.Second)
+	require.EqualValues(t, 1, copies.Load())
+}
+
+func TestFront_aRemovalWhoseAnswerIsLostIsOne(t *testing.T) {
+	f := newFront(t, "front")
+	f.stream(t, "log.>")
+	mine, err := f.here.GetClientID()
+	require.NoError(t, err)
+	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
+		if !strings.Contains(m.Subject, ".DELETE.") {
+			return false
+		}
+		if _, err := f.js.Stream(t.Context(), "LOG"); err != nil {
+			return false // it is the second time
+		}
+		if err := f.js.DeleteStream(t.Context(), "LOG"); err != nil {
+			t.Error(err)
+		}
+		conns, err := f.server.Connz(nil)
+		if err != nil {
+			t.Error(err)
+			return true
+		}
+		for _, conn := range conns.Conns {
+			if conn.Cid != mine {
+				_ = f.server.DisconnectClientByID(conn.Cid) // it may have gone
+			}
+		}
+		return true
+	})
+	b := openURL(t, f.url+"?servers=localhost:"+f.url[strings.LastIndex(f.url, ":")+1:]) // where it is connected again at once
+	require.NoError(t, b.(bus.Remover).RemoveStream(within(t, 20*time.Second), "LOG"))
+	require.ErrorIs(t, b.(bus.Remover).RemoveStream(within(t, 20*time.Second), "LOG"), bus.ErrNoStream)
+}
