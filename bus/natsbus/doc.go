@@ -98,7 +98,8 @@
 // read message by message until such a consumer does it. What is published without waiting (bus.AsyncPublisher) is
 // stored as it comes, in a cluster one message after the other. An epoch is the time of a stream's creation and, where the server is embedded, how often
 // the stream has lost its end since: by damage, or perhaps by a crash of the machine. Streams that other processes
-// create or delete are noticed within a second.
+// create, change or delete are noticed within a second, as long as the servers that know of it can be reached. What a stream may capture
+// whose leader is being elected, and whose subjects aren't known here, waits for it. So every process had best call EnsureStreams itself.
 //
 // Append (bus.Appender) stores atomic batches, of which a stream holds all or nothing, and sets allow_atomic of the stream
 // for them. A server before 2.12 doesn't know them: there it waits for each message.
