@@ -19,8 +19,8 @@ type Backend interface {
 	Limits() Limits
 
 	// Streams lists the streams of the bus with what they capture, as of a moment during the call.
-	// A stream that exists but can't be asked now is listed all the same: as it was known last, or as
-	// Unknown. New asks it first.
+	// A stream that exists but can't be asked now is listed all the same, as Unknown. New asks it
+	// first.
 	Streams(ctx context.Context) ([]Stream, error)
 
 	// State is what a stream holds now, as its leader knows it: Last counts everything that Append

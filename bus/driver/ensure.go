@@ -37,6 +37,9 @@ func (b *Bus) ensureStreams(ctx context.Context, streams []bus.StreamConfig) err
 	}
 	names := make([]string, len(streams))
 	for i, cfg := range streams {
+		if _, err := checkStream(cfg); err != nil {
+			return err // before anything is waited for
+		}
 		names[i] = cfg.Name
 	}
 	t, err := b.refresh.Get(ctx)

@@ -17,6 +17,7 @@ type table struct {
 
 	mu    sync.Mutex
 	apart map[string]struct{} // patterns that what isn't known doesn't touch
+	deaf  bool                // nobody answers what stale streams have come to capture
 }
 
 // maxApart bounds what a table remembers.
@@ -63,7 +64,13 @@ func (t *table) isApart(pattern string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	_, ok := t.apart[pattern]
-	return ok
+	return ok || t.deaf
+}
+
+func (t *table) setDeaf() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.deaf = true
 }
 
 func (t *table) setApart(pattern string) {

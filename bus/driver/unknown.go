@@ -24,6 +24,9 @@ const (
 // routed returns a table that says what captures a pattern: t, or a later one if a stream of which t doesn't know what it
 // captures may touch the pattern.
 func (b *Bus) routed(ctx context.Context, t *table, pattern string) (*table, error) {
+	if len(t.unknown)+len(t.stale) == 0 || t.route(pattern).captured || t.isApart(pattern) {
+		return t, nil
+	}
 	return b.untilKnown(ctx, t, func(ctx context.Context, t *table) (string, error) {
 		if t.route(pattern).captured || t.isApart(pattern) {
 			return "", nil
@@ -34,12 +37,13 @@ func (b *Bus) routed(ctx context.Context, t *table, pattern string) (*table, err
 		}
 		asking, cancel := ctx, context.CancelFunc(func() {})
 		if len(t.unknown) == 0 {
-			asking, cancel = context.WithTimeout(ctx, staleTimeout)
+			asking, cancel = context.WithTimeout(ctx, min(staleTimeout, remaining(ctx)/2))
 		}
 		names, err := finder.Find(asking, pattern)
 		cancel()
 		if err != nil && len(t.unknown) == 0 && ctx.Err() == nil {
-			names, err = nil, nil
+			t.setDeaf()
+			return "", nil
 		}
 		name := t.unknownOf(names)
 		if name == "" {

@@ -80,11 +80,13 @@ func (b *backend) ask(ctx context.Context, subject string, request, answer any) 
 		}
 	}
 	var said error // what was said last, apart from nothing
+	sent := false  // and not answered
 	for attempt := 0; ; attempt++ {
 		err := b.question(ctx, subject, body, answer, questionTime(subject, attempt))
-		if strings.Contains(subject, ".DELETE.") && errors.Is(said, errNoAnswer) && isGone(err) {
-			err = nil // the one before has removed it
+		if sent && isGone(err) && strings.Contains(subject, ".DELETE.") {
+			err = nil // an earlier one has removed it
 		}
+		sent = sent || errors.Is(err, errNoAnswer) && !errors.Is(err, nats.ErrNoResponders)
 		b.trouble.Store(nil)
 		if b.again(err) {
 			b.trouble.Store(&err)
@@ -92,7 +94,8 @@ func (b *backend) ask(ctx context.Context, subject string, request, answer any) 
 		if ctx.Err() == nil || said == nil {
 			said = err
 		}
-		if !b.again(err) || ctx.Err() != nil {
+		again := b.again(err) || sent && b.elects && errors.Is(err, errInterrupted)
+		if !again || ctx.Err() != nil {
 			return said
 		}
 		pause := time.NewTimer(electionPause)
@@ -155,7 +158,7 @@ func (b *backend) question(ctx context.Context, subject string, body []byte, ans
 		return err
 	}
 	try, cancel := ctx, context.CancelFunc(func() {})
-	if b.elects && !strings.Contains(subject, ".DELETE.") { // the second one would find nothing
+	if b.elects {
 		try, cancel = context.WithTimeout(ctx, wait)
 	}
 	defer cancel()

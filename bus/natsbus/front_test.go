@@ -152,14 +152,22 @@ func TestFront_nothingIsPublishedPastAStreamThatHasChangedSinceItHadALeader(t *t
 	f.stream(t, "log.a")
 	var elected atomic.Bool
 	elected.Store(true)
-	f.forward(t, "$JS.API.>", leaderless(t, &elected))
+	var lists atomic.Int64
+	answer := leaderless(t, &elected)
+	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
+		if m.Subject == "$JS.API.STREAM.LIST" {
+			lists.Add(1)
+		}
+		return answer(m)
+	})
 	f.forward(t, "log.*", whole)
 	b := openURL(t, f.url)
 	require.NoError(t, b.Publish(t.Context(), "log.a", []byte("known")))
 	elected.Store(false)
 	f.stream(t, "log.a", "log.b")
-	time.Sleep(time.Second) // what others have changed counts after a second
-	require.ErrorIs(t, b.Publish(within(t, 300*time.Millisecond), "log.b", []byte("lost?")), bus.ErrUnavailable)
+	before := lists.Load()
+	eventually(t, func() bool { return lists.Load() > before+2 }, "what the process has learnt")
+	require.ErrorIs(t, b.Publish(within(t, 3*time.Second), "log.b", []byte("lost?")), bus.ErrUnavailable)
 	require.NoError(t, b.Publish(t.Context(), "log.a", []byte("still")), "it is captured as before")
 	require.NoError(t, b.Publish(t.Context(), "note.a", nil), "no stream captures it")
 	elected.Store(true)
@@ -267,4 +275,23 @@ func TestFront_aRemovalWhoseAnswerIsLostIsOne(t *testing.T) {
 	b := openURL(t, f.url+"?servers=localhost:"+f.url[strings.LastIndex(f.url, ":")+1:]) // where it is connected again at once
 	require.NoError(t, b.(bus.Remover).RemoveStream(within(t, 20*time.Second), "LOG"))
 	require.ErrorIs(t, b.(bus.Remover).RemoveStream(within(t, 20*time.Second), "LOG"), bus.ErrNoStream)
+}
+
+func TestFront_closeEndsAPublishThatNobodyAcknowledges(t *testing.T) {
+	f := newFront(t, "front")
+	f.stream(t, "log.>")
+	f.forward(t, "$JS.API.>", whole)
+	sent := make(chan struct{}, 100)
+	f.forward(t, "log.>", func(*nats.Msg) bool { sent <- struct{}{}; return true })
+	b, err := bus.Open(t.Context(), f.url)
+	require.NoError(t, err)
+	published := make(chan error, 1)
+	go func() { published <- b.Publish(context.Background(), "log.a", nil) }()
+	<-sent
+	began := time.Now()
+	require.NoError(t, b.Close(within(t, time.Minute)))
+	require.Less(t, time.Since(began), 3*time.Second)
+	err = <-published
+	require.ErrorIs(t, err, bus.ErrUnknownOutcome)
+	require.ErrorIs(t, err, bus.ErrClosed)
 }

@@ -138,7 +138,12 @@ func TestCluster_tellsAlsoWhenAMemberIsBack(t *testing.T) {
 	w.set("n1", true)
 	require.Eventually(t, func() bool { return told() > 0 }, clusterPatience, 10*time.Millisecond, "it is told that what was on its way is lost")
 	require.Empty(t, c.procs["n2"].ask(t, "try uncaptured 60s", "tried").Error)
-	before := told()
+	before := -1
+	require.Eventually(t, func() bool {
+		same := told() == before
+		before = told()
+		return same
+	}, clusterPatience, 3*time.Second, "nothing more is to be told")
 	w.set("n1", false)
 	require.Eventually(t, func() bool { return told() > before }, clusterPatience, 10*time.Millisecond, "it is told that what was sent meanwhile is lost")
 	require.Empty(t, c.procs["n2"].ask(t, "try uncaptured 60s", "tried").Error)

@@ -87,6 +87,8 @@ type backend struct {
 	known    sync.Map              // stream to *atomic.Uint64: a sequence that it has stored, at least
 	atomic   sync.Map              // stream and epoch to whether it takes atomic batches
 
+	names share.Call[[]string] // of all streams
+
 	// Of a member of a cluster, for Health.
 	lacks share.Call[[]string] // what it hasn't, and should have
 	room  share.Call[struct{}] // whether its store could be written to
@@ -153,6 +155,11 @@ func newBackend(log *slog.Logger) *backend {
 		epochs:   map[string]string{},
 		stopPoll: make(chan struct{}),
 		scans:    scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
+	}
+	b.names.Ask = func() ([]string, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), goneQuestion)
+		defer cancel()
+		return b.Find(ctx, ">")
 	}
 	b.lacks.Ask = b.check
 	b.room.Ask = func() (struct{}, error) { return struct{}{}, b.node.tryRoom(healRoom) }

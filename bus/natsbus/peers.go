@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,8 +19,8 @@ const (
 	joinLog = 10 * time.Second
 	// watchPeersEvery is how often it is looked whether a connection to another server has ended, which the server tells nobody.
 	watchPeersEvery = 100 * time.Millisecond
-	// settled is how old a route is that isn't just one too many: two members that find each other open several. After that
-	// time they have told each other what is listened to.
+	// settled is how old a route is that isn't just one too many: two members that find each other open several. By then
+	// they have told each other what is listened to.
 	settled = time.Second
 	toHub   = "leaf "
 )
@@ -103,6 +104,14 @@ type peerConn struct {
 	since  time.Time
 }
 
+// hubOf names all servers of a leaf's hub as one, of which one is as good as another; "": the connection is no leaf's.
+func hubOf(conn string) string {
+	if strings.HasPrefix(conn, toHub) {
+		return "hub"
+	}
+	return ""
+}
+
 // watchPeers calls lost when a connection to another server has ended, of those that there are or come: what was on its
 // way on it is gone. It calls back when one to a server that was cut off stands again: so is what that one has sent meanwhile.
 func (e *embedded) watchPeers(there map[string]string, lost, back func()) {
@@ -110,9 +119,9 @@ func (e *embedded) watchPeers(there map[string]string, lost, back func()) {
 	defer tick.Stop()
 	known := map[string]peerConn{}
 	for conn, server := range there {
-		known[conn] = peerConn{server, time.Now()}
+		known[conn] = peerConn{cmp.Or(hubOf(conn), server), time.Now()}
 	}
-	away := map[string]time.Time{} // servers that were cut off, and since when they are there again; zero: not yet
+	away := map[string]time.Time{} // servers to which a connection has ended, and since when there is one; zero: not yet
 	for {
 		select {
 		case <-e.stopping:
@@ -122,6 +131,7 @@ func (e *embedded) watchPeers(there map[string]string, lost, back func()) {
 		conns, ended := e.peerConns(), false
 		linked := map[string]bool{}
 		for conn, server := range conns {
+			server = cmp.Or(hubOf(conn), server)
 			linked[server] = true
 			if _, old := known[conn]; !old {
 				known[conn] = peerConn{server, time.Now()}
@@ -132,9 +142,8 @@ func (e *embedded) watchPeers(there map[string]string, lost, back func()) {
 				continue
 			}
 			delete(known, conn)
-			ended = ended || !linked[c.server] || strings.HasPrefix(conn, toHub) || time.Since(c.since) > settled
-			if !linked[c.server] {
-				away[c.server] = time.Time{}
+			if !linked[c.server] || hubOf(conn) != "" || time.Since(c.since) > settled {
+				ended, away[c.server] = true, time.Time{}
 			}
 		}
 		if ended {
@@ -147,7 +156,7 @@ func (e *embedded) watchPeers(there map[string]string, lost, back func()) {
 				away[server] = time.Time{}
 			case since.IsZero():
 				away[server] = time.Now()
-			case time.Since(since) > settled: // by now each knows what the other one's people listen to
+			case time.Since(since) > 2*settled: // also of the several that two members have, the one that was lost stands
 				delete(away, server)
 				e.log.Info("natsbus: a server that was cut off is connected again", "server", server)
 				back()

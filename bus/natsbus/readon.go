@@ -30,8 +30,17 @@ func (t *tail) readOn(ctx context.Context) {
 		after := t.after
 		t.mu.Unlock()
 		request := getRequest{Seq: after + 1, Next: ">", Batch: readOnBatch, MaxBytes: readOnBytes}
-		r, err := t.b.getThrough(ctx, t.stream.Config.Name, request, t.b.knownOf(t.stream.Config.Name).Load())
-		if err != nil || len(r.messages) == 0 {
+		known := t.b.knownOf(t.stream.Config.Name).Load()
+		r, err := t.b.getThrough(ctx, t.stream.Config.Name, request, known)
+		if err != nil {
+			return
+		}
+		if r.pending == 0 {
+			t.mu.Lock()
+			t.looked = max(t.looked, known) // nothing else is there up to it
+			t.mu.Unlock()
+		}
+		if len(r.messages) == 0 {
 			return
 		}
 		// What was read may be another life's.
@@ -82,7 +91,7 @@ func (t *tail) lags() bool {
 	known := t.b.knownOf(t.stream.Config.Name).Load()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return time.Since(t.heard) > quiet || time.Since(t.given) > quietBehind && known > t.after
+	return time.Since(t.heard) > quiet || time.Since(t.given) > quietBehind && known > max(t.after, t.looked)
 }
 
 // knownOf is a sequence that a stream has stored, at least.

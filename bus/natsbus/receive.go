@@ -188,6 +188,7 @@ type tail struct {
 	consumed uint64 // the consumer's own count
 	heard    time.Time
 	given    time.Time // when the consumer gave a message, or was made
+	looked   uint64    // up to here the stream was asked for what it hasn't given
 	sub      *nats.Subscription
 	name     string
 	entries  []driver.Entry // what is delivered next

@@ -20,8 +20,8 @@ const (
 	// twice that, as a server may only be busy. It is found out sooner when a connection between the servers has ended.
 	resendAfter    = 2 * time.Second
 	inProcessPause = 20 * time.Millisecond
-	// releasedQuestion bounds the question whether it is still to be sent.
-	releasedQuestion = 2 * firstQuestion
+	// goneQuestion bounds the question whether it is still to be sent.
+	goneQuestion = time.Second
 	// callHeader tells the attempts of one call from those of another one with the same message ID.
 	callHeader = "Nats-Jitney-Call"
 )
@@ -68,9 +68,14 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 				}
 				return answer{err: gone}
 			}
+		case errors.Is(x.err, bus.ErrClosed):
+			if stored {
+				x.err = unknown(x.err)
+			}
+			return x
 		case errors.Is(x.err, bus.ErrUnknownOutcome):
 			stored = true
-			if b.released(ctx, s, p.Subject) {
+			if b.isGone(ctx, s) {
 				return x // whoever listens to the subject now would be given it each time
 			}
 		case isCode(x.err, codeNoQuorum), errors.Is(x.err, errInterrupted):
@@ -81,14 +86,11 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 		case stored && errors.Is(x.err, bus.ErrConflict):
 			// A stream without replicas looks at what is expected first: what stands there may be this message.
 			seq, found, err := b.findID(ctx, s, id)
-			switch {
-			case err != nil:
-				return answer{err: unknown(err)}
-			case found:
-				dup := !own && b.callOf(ctx, s.Config.Name, seq) != call
-				return answer{stream: s.Config.Name, ack: driver.Ack{Sequence: seq, Duplicate: dup}}
+			if !found { // it may have stood there, and been replaced or discarded since
+				return answer{err: unknown(errors.Join(x.err, err))}
 			}
-			return x
+			dup := !own && b.callOf(ctx, s.Config.Name, seq) != call
+			return answer{stream: s.Config.Name, ack: driver.Ack{Sequence: seq, Duplicate: dup}}
 		default:
 			if stored {
 				x.err = unknown(x.err)
@@ -113,11 +115,11 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 	}
 }
 
-// released reports whether the server says that a stream doesn't capture a subject any more.
-func (b *backend) released(ctx context.Context, s driver.Stream, subject string) bool {
-	ctx, cancel := context.WithTimeout(ctx, releasedQuestion)
+// isGone reports whether the server says that a stream isn't there any more.
+func (b *backend) isGone(ctx context.Context, s driver.Stream) bool {
+	ctx, cancel := context.WithTimeout(ctx, goneQuestion)
 	defer cancel()
-	names, err := b.Find(ctx, subject)
+	names, err := b.names.Get(ctx) // a question for all who wait
 	return err == nil && !slices.Contains(names, s.Config.Name)
 }
 

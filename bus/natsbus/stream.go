@@ -116,7 +116,7 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 				b.known.Delete(s.Config.Name)
 			}
 			b.epochs[s.Config.Name] = s.Epoch
-			if b.elects && page.Streams[i].doubt() == nil {
+			if _, uses := b.known.Load(s.Config.Name); uses && b.elects && page.Streams[i].doubt() == nil {
 				b.reached(s.Config.Name, page.Streams[i].State.Last)
 			}
 			streams = append(streams, s)
