@@ -57,6 +57,9 @@ func (i *streamInfo) doubt() error {
 	}
 	heard := 1
 	for _, r := range c.Replicas {
+		if r.Name == c.Leader {
+			return errNoLeader // who answers is another one, which the server lets one do that was to lead a new stream and doesn't
+		}
 		if r.Active > 0 && r.Active < lease {
 			heard++
 		}

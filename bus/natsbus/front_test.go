@@ -2,6 +2,8 @@ package natsbus_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -294,4 +296,44 @@ func TestFront_closeEndsAPublishThatNobodyAcknowledges(t *testing.T) {
 	err = <-published
 	require.ErrorIs(t, err, bus.ErrUnknownOutcome)
 	require.ErrorIs(t, err, bus.ErrClosed)
+}
+
+// While a stream is new the server that was to lead it answers, too, although another one does.
+func TestFront_onlyItsLeaderSaysWhereAStreamEnds(t *testing.T) {
+	f := newFront(t, "front")
+	f.stream(t, "log.>")
+	var infos atomic.Int64
+	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
+		if m.Subject != "$JS.API.STREAM.INFO.LOG" || infos.Add(1) > 4 {
+			return false
+		}
+		stream, err := f.js.Stream(t.Context(), "LOG")
+		if err != nil {
+			t.Error(err)
+			return true
+		}
+		info := *stream.CachedInfo()
+		info.State.Msgs, info.State.LastSeq = 1, 1
+		info.Cluster = &jetstream.ClusterInfo{Name: "front", Leader: "n2", Replicas: []*jetstream.PeerInfo{
+			{Name: "n2", Active: time.Second}, {Name: "n3", Active: time.Second},
+		}}
+		text, err := json.Marshal(info)
+		if err == nil {
+			err = m.Respond(text)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	for i := range 3 {
+		_, err := f.js.Publish(t.Context(), "log.a", fmt.Append(nil, i))
+		require.NoError(t, err)
+	}
+	b := openURL(t, f.url)
+	infos.Store(0)
+	var got collector
+	_, err := b.Subscribe(t.Context(), "log.*", got.handle, bus.Last(10))
+	require.NoError(t, err)
+	require.Equal(t, []string{"0", "1", "2"}, got.texts())
 }

@@ -209,6 +209,7 @@ func TestLeaf_ofAClusterFindsAnotherMember(t *testing.T) {
 	var got, there collector
 	_, err := b.Subscribe(ctx, "chat.*", got.handle)
 	require.NoError(t, err)
+	require.NoError(t, buses[2].EnsureStreams(ctx, chat)) // what others have made counts within a second
 	_, err = buses[2].Subscribe(ctx, "chat.*", there.handle)
 	require.NoError(t, err)
 	texts := numberedTexts(40)

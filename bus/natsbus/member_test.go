@@ -220,11 +220,16 @@ func newMembers(t *testing.T, extra string) *members {
 	return c
 }
 
-// freePort is one that nobody listens on, and that the system gives to nobody by itself.
+var givenPorts sync.Map
+
+// freePort is one that nobody listens on, and that neither the system gives to anybody by itself nor freePort gives again.
 func freePort(t *testing.T) int {
 	t.Helper()
 	for range 100 {
 		port := 20000 + rand.IntN(12000)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
 		l, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
 		if err == nil {
 			require.NoError(t, l.Close())
