@@ -83,7 +83,11 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 		again := errors.Is(err, errEnded) || errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||
 			attempt == 0 && errors.Is(err, bus.ErrNoStream)
 		if !again || attempt == 3 || ctx.Err() != nil {
-			if again && attempt == 3 && !errors.Is(err, bus.ErrNoStream) && !errors.Is(err, bus.ErrStreamChanged) { // a word between driver and backend
+			switch {
+			case !again || errors.Is(err, bus.ErrNoStream) || errors.Is(err, bus.ErrStreamChanged):
+			case ctx.Err() != nil: // what err says is between driver and backend
+				err = context.Cause(ctx)
+			default:
 				err = fmt.Errorf("%w again and again: %w", bus.ErrStreamChanged, err)
 			}
 			return nil, unanswered(cause(ctx, err))

@@ -27,6 +27,7 @@ func (b *Bus) routed(ctx context.Context, t *table, pattern string) (*table, err
 	if len(t.unknown)+len(t.stale) == 0 || t.route(pattern).captured || t.isApart(pattern) {
 		return t, nil
 	}
+	waits := "" // the stream for which it has come to wait
 	return b.untilKnown(ctx, t, func(ctx context.Context, t *table) (string, error) {
 		if t.route(pattern).captured || t.isApart(pattern) {
 			return "", nil
@@ -36,13 +37,16 @@ func (b *Bus) routed(ctx context.Context, t *table, pattern string) (*table, err
 			return t.anyUnknown(), nil
 		}
 		asking, cancel := ctx, context.CancelFunc(func() {})
-		if len(t.unknown) == 0 {
+		optional := len(t.unknown) == 0 && waits == ""
+		if optional {
 			asking, cancel = context.WithTimeout(ctx, min(staleTimeout, remaining(ctx)/2))
 		}
 		names, err := finder.Find(asking, pattern)
 		cancel()
-		if err != nil && len(t.unknown) == 0 && ctx.Err() == nil {
-			t.setDeaf()
+		if err != nil && optional && ctx.Err() == nil {
+			if remaining(ctx) > staleTimeout { // the next one needn't wait as long
+				t.setDeaf()
+			}
 			return "", nil
 		}
 		name := t.unknownOf(names)
@@ -52,6 +56,7 @@ func (b *Bus) routed(ctx context.Context, t *table, pattern string) (*table, err
 		if err == nil && name == "" {
 			t.setApart(pattern)
 		}
+		waits = name
 		return name, err
 	})
 }

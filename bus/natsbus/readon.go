@@ -35,12 +35,10 @@ func (t *tail) readOn(ctx context.Context) {
 		if err != nil {
 			return
 		}
-		if r.pending == 0 {
-			t.mu.Lock()
-			t.looked = max(t.looked, known) // nothing else is there up to it
-			t.mu.Unlock()
-		}
 		if len(r.messages) == 0 {
+			t.mu.Lock()
+			t.looked = max(t.looked, known) // nothing is there up to it
+			t.mu.Unlock()
 			return
 		}
 		// What was read may be another life's.

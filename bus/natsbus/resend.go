@@ -75,7 +75,7 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 			return x
 		case errors.Is(x.err, bus.ErrUnknownOutcome):
 			stored = true
-			if b.isGone(ctx, s) {
+			if b.isGone(ctx, s) || attempt > 0 && b.released(ctx, s, p.Subject) {
 				return x // whoever listens to the subject now would be given it each time
 			}
 		case isCode(x.err, codeNoQuorum), errors.Is(x.err, errInterrupted):
@@ -87,7 +87,8 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 			// A stream without replicas looks at what is expected first: what stands there may be this message.
 			seq, found, err := b.findID(ctx, s, id)
 			if !found { // it may have stood there, and been replaced or discarded since
-				return answer{err: unknown(errors.Join(x.err, err))}
+				text := fmt.Sprint(errors.Join(x.err, err))
+				return answer{err: unknown(fmt.Errorf("%w: an acknowledgement is missing, and what was sent again was refused: %s", bus.ErrUnavailable, text))}
 			}
 			dup := !own && b.callOf(ctx, s.Config.Name, seq) != call
 			return answer{stream: s.Config.Name, ack: driver.Ack{Sequence: seq, Duplicate: dup}}
@@ -120,6 +121,14 @@ func (b *backend) isGone(ctx context.Context, s driver.Stream) bool {
 	ctx, cancel := context.WithTimeout(ctx, goneQuestion)
 	defer cancel()
 	names, err := b.names.Get(ctx) // a question for all who wait
+	return err == nil && !slices.Contains(names, s.Config.Name)
+}
+
+// released reports whether the server says that a stream doesn't capture a subject any more.
+func (b *backend) released(ctx context.Context, s driver.Stream, subject string) bool {
+	ctx, cancel := context.WithTimeout(ctx, goneQuestion)
+	defer cancel()
+	names, err := b.Find(ctx, subject)
 	return err == nil && !slices.Contains(names, s.Config.Name)
 }
 

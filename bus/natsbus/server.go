@@ -247,7 +247,7 @@ func (e *embedded) stop() error {
 		err = errors.Join(err, e.lives.close(err == nil && e.failure() == nil))
 	}
 	if e.lock != nil {
-		err = errors.Join(err, e.lock.Close()) // gives the lock back
+		err = errors.Join(err, unlock(e.lock), e.lock.Close())
 	}
 	return err
 }

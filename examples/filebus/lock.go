@@ -71,7 +71,7 @@ func (l *lock) write(mark string) error {
 }
 
 // release gives the directory to others.
-func (l *lock) release() error { return l.f.Close() }
+func (l *lock) release() error { return errors.Join(unlock(l.f), l.f.Close()) }
 
 const unknownStart = "unknown"
 

@@ -10,3 +10,5 @@ import (
 
 // tryLock refuses: without a lock two processes would write into one file.
 func tryLock(*os.File) (ok bool, err error) { return false, bus.ErrUnsupported }
+
+func unlock(*os.File) error { return nil }
