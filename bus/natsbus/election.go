@@ -58,7 +58,9 @@ func (i *streamInfo) doubt() error {
 	heard := 1
 	for _, r := range c.Replicas {
 		if r.Name == c.Leader {
-			return errNoLeader // who answers is another one, which the server lets one do that was to lead a new stream and doesn't
+			// A leader isn't among its own replicas. For ten seconds the server also has another one answer: who was to lead
+			// the stream when it was made (jsStreamInfoRequest).
+			return errNoLeader
 		}
 		if r.Active > 0 && r.Active < lease {
 			heard++

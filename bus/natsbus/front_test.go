@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -27,8 +28,8 @@ type front struct {
 	js     jetstream.JetStream // there
 }
 
-// newFront starts both. If it is one of a cluster, clients take it that streams have leaders.
-func newFront(t *testing.T, cluster string) *front {
+// newFront starts both, with the stream LOG. If it is one of a cluster, clients take it that streams have leaders.
+func newFront(t *testing.T, cluster string, subjects ...string) *front {
 	t.Helper()
 	f := &front{}
 	f.there, f.js = raw(t, startServer(t, t.TempDir(), -1).ClientURL())
@@ -49,6 +50,7 @@ func newFront(t *testing.T, cluster string) *front {
 	f.here, err = nats.Connect(f.url)
 	require.NoError(t, err)
 	t.Cleanup(f.here.Close)
+	f.stream(t, subjects...)
 	return f
 }
 
@@ -103,10 +105,19 @@ func (f *front) forward(t *testing.T, subject string, instead func(m *nats.Msg) 
 
 func whole(*nats.Msg) bool { return false }
 
-// leaderless answers lists of streams as long as LOG has no leader.
-func leaderless(t *testing.T, elected *atomic.Bool) func(m *nats.Msg) bool {
+// election answers lists of streams as servers do while LOG has no leader.
+type election struct {
+	over  atomic.Bool
+	lists atomic.Int64
+}
+
+func (e *election) answer(t *testing.T) func(m *nats.Msg) bool {
 	return func(m *nats.Msg) bool {
-		if m.Subject != "$JS.API.STREAM.LIST" || elected.Load() {
+		if m.Subject != "$JS.API.STREAM.LIST" {
+			return false
+		}
+		e.lists.Add(1)
+		if e.over.Load() {
 			return false
 		}
 		if err := m.Respond([]byte(`{"total": 1, "limit": 256, "streams": [], "missing": ["LOG"]}`)); err != nil {
@@ -114,6 +125,13 @@ func leaderless(t *testing.T, elected *atomic.Bool) func(m *nats.Msg) bool {
 		}
 		return true
 	}
+}
+
+// learnt returns when a process has asked so often that it has taken in an answer of now.
+func (e *election) learnt(t *testing.T) {
+	t.Helper()
+	before := e.lists.Load()
+	eventually(t, func() bool { return e.lists.Load() > before+2 }, "what the process has learnt")
 }
 
 func within(t *testing.T, d time.Duration) context.Context {
@@ -126,10 +144,9 @@ func within(t *testing.T, d time.Duration) context.Context {
 // A process that was just started has never seen the config of a stream whose leader is being elected, and the server's
 // list of streams gives only its name.
 func TestFront_nothingIsPublishedPastAStreamThatHasNoLeaderYet(t *testing.T) {
-	f := newFront(t, "")
-	f.stream(t, "log.>")
-	var elected atomic.Bool
-	f.forward(t, "$JS.API.>", leaderless(t, &elected))
+	f := newFront(t, "", "log.>")
+	var e election
+	f.forward(t, "$JS.API.>", e.answer(t))
 	f.forward(t, "log.>", whole)
 	b := openURL(t, f.url)
 	require.ErrorIs(t, b.Publish(within(t, 300*time.Millisecond), "log.a", []byte("lost?")), bus.ErrUnavailable)
@@ -141,46 +158,36 @@ func TestFront_nothingIsPublishedPastAStreamThatHasNoLeaderYet(t *testing.T) {
 
 	published := make(chan error, 1)
 	go func() { published <- b.Publish(t.Context(), "log.a", []byte("stored")) }()
-	time.Sleep(300 * time.Millisecond)
+	e.learnt(t)
 	require.Empty(t, published)
-	elected.Store(true)
+	e.over.Store(true)
 	require.NoError(t, <-published)
 	require.Equal(t, []string{"stored"}, f.stored(t))
 }
 
 // The stream was known, and has come to capture more since.
 func TestFront_nothingIsPublishedPastAStreamThatHasChangedSinceItHadALeader(t *testing.T) {
-	f := newFront(t, "")
-	f.stream(t, "log.a")
-	var elected atomic.Bool
-	elected.Store(true)
-	var lists atomic.Int64
-	answer := leaderless(t, &elected)
-	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
-		if m.Subject == "$JS.API.STREAM.LIST" {
-			lists.Add(1)
-		}
-		return answer(m)
-	})
+	f := newFront(t, "", "log.a")
+	var e election
+	e.over.Store(true)
+	f.forward(t, "$JS.API.>", e.answer(t))
 	f.forward(t, "log.*", whole)
 	b := openURL(t, f.url)
 	require.NoError(t, b.Publish(t.Context(), "log.a", []byte("known")))
-	elected.Store(false)
+	e.over.Store(false)
 	f.stream(t, "log.a", "log.b")
-	before := lists.Load()
-	eventually(t, func() bool { return lists.Load() > before+2 }, "what the process has learnt")
+	e.learnt(t)
 	require.ErrorIs(t, b.Publish(within(t, 3*time.Second), "log.b", []byte("lost?")), bus.ErrUnavailable)
 	require.NoError(t, b.Publish(t.Context(), "log.a", []byte("still")), "it is captured as before")
 	require.NoError(t, b.Publish(t.Context(), "note.a", nil), "no stream captures it")
-	elected.Store(true)
+	e.over.Store(true)
 	require.NoError(t, b.Publish(t.Context(), "log.b", []byte("stored")))
 	require.Equal(t, []string{"known", "still", "stored"}, f.stored(t))
 }
 
 func TestFront_anExpectedMessageWhoseAcknowledgementIsLostIsNoConflict(t *testing.T) {
 	for name, opts := range map[string][]bus.PublishOption{"": nil, "with an ID": {bus.MessageID("1")}} {
-		f := newFront(t, "front")
-		f.stream(t, "log.>")
+		f := newFront(t, "front", "log.>")
 		f.forward(t, "$JS.API.>", whole)
 		var tries atomic.Int64
 		f.forward(t, "log.>", func(m *nats.Msg) bool {
@@ -207,8 +214,7 @@ func TestFront_anExpectedMessageWhoseAcknowledgementIsLostIsNoConflict(t *testin
 // On replicas the server refuses what expects something of a subject while another message of it is on its way, which one
 // that was just acknowledged may be.
 func TestFront_aMessageOnItsWayIsNoConflict(t *testing.T) {
-	f := newFront(t, "front")
-	f.stream(t, "log.>")
+	f := newFront(t, "front", "log.>")
 	f.forward(t, "$JS.API.>", whole)
 	var tries atomic.Int64
 	f.forward(t, "log.>", func(m *nats.Msg) bool {
@@ -227,8 +233,7 @@ func TestFront_aMessageOnItsWayIsNoConflict(t *testing.T) {
 }
 
 func TestFront_whatNoStreamTakesAnyMoreIsSentOnce(t *testing.T) {
-	f := newFront(t, "front")
-	f.stream(t, "log.>")
+	f := newFront(t, "front", "log.>")
 	var gone atomic.Bool
 	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
 		return m.Subject == "$JS.API.STREAM.LIST" && gone.Load() // it takes its time
@@ -248,8 +253,7 @@ func TestFront_whatNoStreamTakesAnyMoreIsSentOnce(t *testing.T) {
 }
 
 func TestFront_aRemovalWhoseAnswerIsLostIsOne(t *testing.T) {
-	f := newFront(t, "front")
-	f.stream(t, "log.>")
+	f := newFront(t, "front", "log.>")
 	mine, err := f.here.GetClientID()
 	require.NoError(t, err)
 	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
@@ -279,9 +283,32 @@ func TestFront_aRemovalWhoseAnswerIsLostIsOne(t *testing.T) {
 	require.ErrorIs(t, b.(bus.Remover).RemoveStream(within(t, 20*time.Second), "LOG"), bus.ErrNoStream)
 }
 
+func TestFront_closeEndsAPublishThatIsAboutToBeSentAgain(t *testing.T) {
+	f := newFront(t, "front", "log.>")
+	asked := make(chan struct{}, 100)
+	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
+		if m.Subject != "$JS.API.STREAM.NAMES" {
+			return false
+		}
+		asked <- struct{}{}
+		return true
+	})
+	f.forward(t, "log.>", func(*nats.Msg) bool { return true })
+	b, err := bus.Open(t.Context(), f.url)
+	require.NoError(t, err)
+	published := make(chan error, 1)
+	go func() { published <- b.Publish(context.Background(), "log.a", nil) }()
+	<-asked // whether it is to be sent again
+	began := time.Now()
+	require.NoError(t, b.Close(within(t, time.Minute)))
+	require.Less(t, time.Since(began), 3*time.Second)
+	err = <-published
+	require.ErrorIs(t, err, bus.ErrUnknownOutcome)
+	require.ErrorIs(t, err, bus.ErrClosed)
+}
+
 func TestFront_closeEndsAPublishThatNobodyAcknowledges(t *testing.T) {
-	f := newFront(t, "front")
-	f.stream(t, "log.>")
+	f := newFront(t, "front", "log.>")
 	f.forward(t, "$JS.API.>", whole)
 	sent := make(chan struct{}, 100)
 	f.forward(t, "log.>", func(*nats.Msg) bool { sent <- struct{}{}; return true })
@@ -300,8 +327,7 @@ func TestFront_closeEndsAPublishThatNobodyAcknowledges(t *testing.T) {
 
 // While a stream is new the server that was to lead it answers, too, although another one does.
 func TestFront_onlyItsLeaderSaysWhereAStreamEnds(t *testing.T) {
-	f := newFront(t, "front")
-	f.stream(t, "log.>")
+	f := newFront(t, "front", "log.>")
 	var infos atomic.Int64
 	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
 		if m.Subject != "$JS.API.STREAM.INFO.LOG" || infos.Add(1) > 4 {
@@ -336,4 +362,60 @@ func TestFront_onlyItsLeaderSaysWhereAStreamEnds(t *testing.T) {
 	_, err := b.Subscribe(t.Context(), "log.*", got.handle, bus.Last(10))
 	require.NoError(t, err)
 	require.Equal(t, []string{"0", "1", "2"}, got.texts())
+}
+
+// The consumer of a tail may stand on a replica that is still being filled: it lives, and has nothing to give.
+func TestFront_aTailGoesOnWhereItsConsumerHasNothing(t *testing.T) {
+	f := newFront(t, "front", "log.>")
+	consumers := make(chan string, 100)
+	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
+		if !strings.HasPrefix(m.Subject, "$JS.API.CONSUMER.CREATE.") {
+			return false
+		}
+		var request struct {
+			Config struct {
+				Inbox string `json:"deliver_subject"`
+			} `json:"config"`
+		}
+		err := json.Unmarshal(m.Data, &request)
+		if err == nil {
+			err = m.Respond([]byte("{}"))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		consumers <- request.Config.Inbox
+		return true
+	})
+	b := openURL(t, f.url)
+	var got collector
+	_, err := b.Subscribe(t.Context(), "log.*", got.handle)
+	require.NoError(t, err)
+	inbox := <-consumers
+	alive, stop := context.WithCancel(t.Context())
+	var beating sync.WaitGroup
+	beating.Go(func() {
+		beat := time.NewTicker(200 * time.Millisecond)
+		defer beat.Stop()
+		for {
+			select {
+			case <-beat.C:
+				m := nats.Msg{Subject: inbox, Header: nats.Header{"Status": {"100"}, "Description": {"Idle Heartbeat"}, "Nats-Last-Consumer": {"0"}}}
+				if err := f.here.PublishMsg(&m); err != nil {
+					t.Error(err)
+				}
+			case <-alive.Done():
+				return
+			}
+		}
+	})
+	for i := range 3 {
+		_, err := f.js.Publish(t.Context(), "log.a", fmt.Append(nil, i))
+		require.NoError(t, err)
+	}
+	eventually(t, func() bool { return len(got.texts()) == 3 }, "what the consumer doesn't give")
+	stop()
+	beating.Wait()
+	require.Equal(t, []string{"0", "1", "2"}, got.texts())
+	require.Empty(t, consumers, "it is the same consumer still")
 }

@@ -83,9 +83,11 @@ type backend struct {
 
 	ids      string // before the number of a call: no other backend has it
 	nextCall atomic.Uint64
-	trouble  atomic.Pointer[error] // why the last question had no answer; nil: it had one
-	known    sync.Map              // stream to *atomic.Uint64: a sequence that it has stored, at least
-	atomic   sync.Map              // stream and epoch to whether it takes atomic batches
+
+	interrupts atomic.Uint64         // how often calls were to end
+	trouble    atomic.Pointer[error] // why the last question had no answer; nil: it had one
+	known      sync.Map              // stream to *atomic.Uint64: a sequence that it has stored, at least
+	atomic     sync.Map              // stream and epoch to whether it takes atomic batches
 
 	names share.Call[[]string] // of all streams
 
@@ -157,7 +159,7 @@ func newBackend(log *slog.Logger) *backend {
 		scans:    scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
 	}
 	b.names.Ask = func() ([]string, error) {
-		ctx, cancel := context.WithTimeout(context.Background(), goneQuestion)
+		ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
 		defer cancel()
 		return b.Find(ctx, ">")
 	}
@@ -324,7 +326,10 @@ func storedSize(subject string, header bus.Header, data []byte) int64 {
 }
 
 // Interrupt implements driver.Backend.
-func (b *backend) Interrupt() { b.interrupt(bus.ErrClosed) }
+func (b *backend) Interrupt() {
+	b.interrupts.Add(1)
+	b.interrupt(bus.ErrClosed)
+}
 
 // interrupt ends the running Appends for a reason.
 func (b *backend) interrupt(reason error) {

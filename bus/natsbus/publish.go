@@ -40,7 +40,7 @@ func final(s driver.Stream, p *driver.Publication, x answer) bool {
 
 // finish makes an answer into what Append returns.
 func (b *backend) finish(ctx context.Context, s driver.Stream, p *driver.Publication, x answer) (driver.Ack, error) {
-	if errors.Is(x.err, bus.ErrConflict) && !errors.Is(x.err, bus.ErrUnknownOutcome) && p.ID != "" {
+	if errors.Is(x.err, bus.ErrConflict) && p.ID != "" {
 		// The server looks at the expected sequence first: this may be a repetition of what has succeeded.
 		seq, found, err := b.findID(ctx, s, p.ID)
 		if err != nil {

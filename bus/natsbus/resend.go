@@ -20,8 +20,8 @@ const (
 	// twice that, as a server may only be busy. It is found out sooner when a connection between the servers has ended.
 	resendAfter    = 2 * time.Second
 	inProcessPause = 20 * time.Millisecond
-	// goneQuestion bounds the question whether it is still to be sent.
-	goneQuestion = time.Second
+	// releaseTimeout bounds the question whether it is still to be sent.
+	releaseTimeout = time.Second
 	// callHeader tells the attempts of one call from those of another one with the same message ID.
 	callHeader = "Nats-Jitney-Call"
 )
@@ -49,9 +49,15 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 		return answer{err: err}
 	}
 	id := h[nats.MsgIdHdr][0]
-	began := time.Now()
+	began, interrupts := time.Now(), b.interrupts.Load()
 	stored := false // perhaps
 	for attempt := 0; ; attempt++ {
+		if b.interrupts.Load() != interrupts { // while nothing was waited for that it ends
+			if stored {
+				return answer{err: unknown(bus.ErrClosed)}
+			}
+			return answer{err: bus.ErrClosed}
+		}
 		x := b.publish(ctx, s.Config.Name, p, h, resendAfter*time.Duration(min(attempt+1, 2)))
 		var wait time.Duration
 		switch {
@@ -75,8 +81,14 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 			return x
 		case errors.Is(x.err, bus.ErrUnknownOutcome):
 			stored = true
-			if b.isGone(ctx, s) || attempt > 0 && b.released(ctx, s, p.Subject) {
-				return x // whoever listens to the subject now would be given it each time
+			// Whoever listens to the subject of a stream that is gone would be given it each time. All who wait share the first
+			// question.
+			captors := b.names.Get
+			if attempt > 0 {
+				captors = func(ctx context.Context) ([]string, error) { return b.Find(ctx, p.Subject) }
+			}
+			if releasedBy(ctx, s.Config.Name, captors) {
+				return x
 			}
 		case isCode(x.err, codeNoQuorum), errors.Is(x.err, errInterrupted):
 			wait = electionPause
@@ -116,20 +128,12 @@ func (b *backend) deliver(ctx context.Context, s driver.Stream, p *driver.Public
 	}
 }
 
-// isGone reports whether the server says that a stream isn't there any more.
-func (b *backend) isGone(ctx context.Context, s driver.Stream) bool {
-	ctx, cancel := context.WithTimeout(ctx, goneQuestion)
+// releasedBy reports whether the server says in time which streams capture something, and doesn't name one.
+func releasedBy(ctx context.Context, stream string, captors func(ctx context.Context) ([]string, error)) bool {
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
 	defer cancel()
-	names, err := b.names.Get(ctx) // a question for all who wait
-	return err == nil && !slices.Contains(names, s.Config.Name)
-}
-
-// released reports whether the server says that a stream doesn't capture a subject any more.
-func (b *backend) released(ctx context.Context, s driver.Stream, subject string) bool {
-	ctx, cancel := context.WithTimeout(ctx, goneQuestion)
-	defer cancel()
-	names, err := b.Find(ctx, subject)
-	return err == nil && !slices.Contains(names, s.Config.Name)
+	names, err := captors(ctx)
+	return err == nil && !slices.Contains(names, stream)
 }
 
 // callOf is the call by which a stored message came, if it had an ID of its user's; "" where that isn't known.
