@@ -151,7 +151,7 @@ func (m *Cluster) urls(routes []string) []*url.URL {
 }
 
 // follow asks for the members again and again, until the server stops.
-func (e *embedded) follow(opts *server.Options) {
+func (e *embedded) follow() {
 	m := e.cfg.Cluster
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -161,7 +161,7 @@ func (e *embedded) follow(opts *server.Options) {
 	})
 	tick := time.NewTicker(peersPause)
 	defer tick.Stop()
-	known, asked := opts.Routes, time.Now()
+	known, asked := e.opts.Routes, time.Now()
 	for {
 		select {
 		case <-e.stopping:
@@ -181,9 +181,7 @@ func (e *embedded) follow(opts *server.Options) {
 		}
 		urls := m.urls(routes)
 		if err == nil && !slices.Equal(hosts(urls), hosts(known)) {
-			changed := opts.Clone()
-			changed.Routes = urls
-			if err = e.server.ReloadOptions(changed); err == nil {
+			if err = e.reroute(urls); err == nil {
 				known = urls
 			}
 		}
@@ -191,6 +189,21 @@ func (e *embedded) follow(opts *server.Options) {
 			e.log.Warn("natsbus: can't learn where the members of the cluster are; trying again", "cluster", m.Name, "error", err)
 		}
 	}
+}
+
+// reroute has the server know where the members are.
+func (e *embedded) reroute(routes []*url.URL) error {
+	e.change.Lock()
+	defer e.change.Unlock()
+	changed := e.opts.Clone()
+	changed.Routes = routes
+	if s := e.server.Load(); s.Running() { // otherwise the next one will begin with them
+		if err := s.ReloadOptions(changed); err != nil {
+			return err
+		}
+	}
+	e.opts.Routes = routes
+	return nil
 }
 
 // hosts are the addresses of URLs, in an order of their own.

@@ -75,7 +75,7 @@ func (c Config) open(ctx context.Context, o bus.OpenOptions) (bus.Bus, error) {
 	if c.Scrub != 0 && (c.Cluster != nil || c.Leaf != nil) {
 		return nil, fmt.Errorf("parameter %q is for a server that stands alone: a member of a cluster isn't mended in place, and a leaf stores nothing", "scrub")
 	}
-	e := &embedded{cfg: c, dir: c.Dir, level: level, log: o.Logger}
+	e := &embedded{cfg: c, dir: c.Dir, level: level, log: o.Logger, stopping: make(chan struct{})}
 	opts, err := e.options(ctx)
 	if err != nil {
 		return nil, err

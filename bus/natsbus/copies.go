@@ -90,7 +90,7 @@ func (c *copies) keep(of configOf) error {
 func (c *copies) forget(of configOf) error {
 	paths := []string{c.copyOf(of)}
 	if of.consumer == "" {
-		more, err := filepath.Glob(c.copyOf(configOf{of.stream, "*"}))
+		more, err := glob(c.dir, filepath.Base(c.copyOf(configOf{of.stream, "*"})))
 		if err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func ignoreAbsence(err error) error {
 
 // hasMessages reports whether there are messages of a stream.
 func (c *copies) hasMessages(stream string) bool {
-	files, err := filepath.Glob(filepath.Join(c.streams, stream, "msgs", "*.blk"))
+	files, err := glob(filepath.Join(c.streams, stream), messageFiles)
 	if err != nil {
 		return false
 	}

@@ -75,7 +75,7 @@ func (d damage) String() string {
 // a cluster has lost the others have.
 func (e *embedded) inspect(ctx context.Context) error {
 	if e.cfg.Cluster != nil {
-		c := check{streams: filepath.Join(e.dir, "jetstream", "*", "streams"), torn: true}
+		c := check{dir: filepath.Join(e.dir, storeDir), blocks: "*/streams/*/" + messageFiles, torn: true}
 		found, err := c.run(ctx)
 		if err == nil && len(found) > 0 {
 			err = fmt.Errorf("%w: %s is damaged: give this member an empty directory, which the others fill", bus.ErrUnavailable, found[0].path)
@@ -100,7 +100,7 @@ func (e *embedded) inspect(ctx context.Context) error {
 
 // streamsDir is where the server has its streams.
 func (e *embedded) streamsDir() string {
-	return filepath.Join(e.dir, "jetstream", server.DEFAULT_GLOBAL_ACCOUNT, "streams")
+	return filepath.Join(e.dir, storeDir, server.DEFAULT_GLOBAL_ACCOUNT, "streams")
 }
 
 // mend mends what is damaged of what has changed since a time; torn says that the last records may be half written. The
@@ -116,7 +116,7 @@ func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) ([]dama
 	e.mu.Lock()
 	doubtful := slices.Clone(e.doubtful)
 	e.mu.Unlock()
-	c := check{streams: e.streamsDir(), since: since, also: doubtful, torn: torn, kept: filepath.Join(e.dir, keptDir)}
+	c := check{dir: e.streamsDir(), blocks: "*/" + messageFiles, since: since, also: doubtful, torn: torn, kept: filepath.Join(e.dir, keptDir)}
 	found, err := c.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the store in %s can't be checked: %w", bus.ErrUnavailable, e.dir, err)
@@ -188,11 +188,12 @@ func (e *embedded) harm() error {
 
 // check looks for damage in the files of messages.
 type check struct {
-	streams string    // the directory of the streams
-	since   time.Time // files that haven't changed since are taken for whole
-	also    []string  // paths of files that are looked at all the same
-	torn    bool      // the store wasn't closed, so that the last record of a stream may be half written, except in also
-	kept    string    // where files are kept as they were; empty: nothing is changed
+	dir    string    // below which the files are
+	blocks string    // which are looked at, as a pattern of glob
+	since  time.Time // files that haven't changed since are taken for whole
+	also   []string  // paths of files that are looked at all the same
+	torn   bool      // the store wasn't closed, so that the last record of a stream may be half written, except in also
+	kept   string    // where files are kept as they were; empty: nothing is changed
 }
 
 // run takes out of the files what is damaged. The server, which must not run, doesn't survive each damage: it
@@ -227,9 +228,21 @@ func (c *check) run(ctx context.Context) ([]damage, error) {
 	return all, errors.Join(errs...)
 }
 
+// messageFiles are the files of messages in the directory of a stream.
+const messageFiles = "msgs/*.blk"
+
+// glob returns the paths below a directory that match a pattern of path.Match. What the directory itself is called doesn't matter.
+func glob(dir, pattern string) ([]string, error) {
+	found, err := fs.Glob(os.DirFS(dir), pattern)
+	for i, name := range found {
+		found[i] = filepath.Join(dir, filepath.FromSlash(name))
+	}
+	return found, err
+}
+
 // files returns the files to look at.
 func (c *check) files() (files []string, err error) {
-	all, err := filepath.Glob(filepath.Join(c.streams, "*", "msgs", "*.blk"))
+	all, err := glob(c.dir, c.blocks)
 	if err != nil {
 		return nil, err
 	}
@@ -310,7 +323,7 @@ func nextBlock(dir, number string) (next string, err error) {
 	if err != nil {
 		return "", err
 	}
-	all, err := filepath.Glob(filepath.Join(dir, "*.blk"))
+	all, err := glob(dir, "*.blk")
 	nearest := math.MaxInt
 	for _, path := range all {
 		other, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".blk"))

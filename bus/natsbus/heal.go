@@ -38,6 +38,9 @@ func (e *embedded) watch(interrupt func(reason error), renew func(), tell func(f
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.interrupt, e.renew, e.tell = interrupt, renew, tell
+	if e.critical != "" {
+		e.healLocked()
+	}
 }
 
 // broken has those who wait told, and the store opened again when that is possible. It doesn't wait.
@@ -57,14 +60,24 @@ func (e *embedded) damaged(path string) {
 }
 
 func (e *embedded) brokenLocked(why string) {
-	if e.critical != "" || e.interrupt == nil {
-		if e.critical == "" || e.interrupt != nil { // of a member the first reason stays: what is said later comes of it
-			e.critical = why
-		}
+	first := e.critical == ""
+	if first {
+		e.brokenAt = time.Now()
+	}
+	if first || e.cfg.Cluster == nil { // of a member the first reason stays: what is said later comes of it
+		e.critical = why
+	}
+	if first && e.interrupt != nil {
+		e.healLocked()
+	} else {
 		e.brokenAgain = true
+	}
+}
+
+func (e *embedded) healLocked() {
+	if e.cfg.Cluster != nil && !e.restarts {
 		return
 	}
-	e.critical, e.brokenAt = why, time.Now()
 	select {
 	case <-e.stopping:
 	default:
@@ -72,7 +85,7 @@ func (e *embedded) brokenLocked(why string) {
 	}
 }
 
-// heal opens the store again, in place, when there is room: connections and what others store elsewhere stay.
+// heal opens the store again, in place, when there is room.
 func (e *embedded) heal() {
 	e.interrupt(e.failure())
 	ctx, cancel := e.untilStopped()
@@ -91,28 +104,22 @@ func (e *embedded) heal() {
 		}
 		e.mu.Lock()
 		e.brokenAgain = false
-		failed, since := e.failed, e.opened
-		if !failed {
-			since = e.brokenAt.Add(-unsynced)
-		}
+		failed := e.failed
 		e.mu.Unlock()
-		err := e.server.ShutdownJetStream()
 		var found []damage
-		if err == nil && failed {
-			err = e.rewrite(ctx)
+		var err error
+		if e.cfg.Cluster != nil {
+			err = e.restart(ctx)
+		} else {
+			found, err = e.reopen(ctx, failed)
 		}
-		if err == nil {
-			found, err = e.mend(ctx, since, true)
-		}
-		if err == nil {
-			config := *e.config
-			config.StoreDir = e.dir // the server puts its own directory below
-			err = e.server.EnableJetStream(&config)
-		}
-		if err == nil {
-			err = e.compareLives(len(found) > 0)
+		if ctx.Err() != nil {
+			return
 		}
 		if err != nil {
+			e.mu.Lock()
+			e.obstacle = err.Error()
+			e.mu.Unlock()
 			if err.Error() != said {
 				said = err.Error()
 				e.log.Warn("natsbus: the store can't be opened again yet", "dir", e.dir, "error", err)
@@ -125,7 +132,7 @@ func (e *embedded) heal() {
 		e.mu.Lock()
 		again := e.brokenAgain
 		if !again {
-			e.critical, e.failed = "", false
+			e.critical, e.obstacle, e.failed = "", "", false
 		}
 		e.mu.Unlock()
 		if again {
@@ -140,6 +147,53 @@ func (e *embedded) heal() {
 		e.renew()
 		return
 	}
+}
+
+// reopen opens a store that stands alone: the connections to its server stay.
+func (e *embedded) reopen(ctx context.Context, failed bool) (found []damage, err error) {
+	e.mu.Lock()
+	since := e.opened
+	if !failed {
+		since = e.brokenAt.Add(-unsynced)
+	}
+	e.mu.Unlock()
+	if err := e.server.Load().ShutdownJetStream(); err != nil {
+		return nil, err
+	}
+	if failed {
+		if err := e.rewrite(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if found, err = e.mend(ctx, since, true); err != nil {
+		return nil, err
+	}
+	config := *e.config
+	config.StoreDir = e.dir // the server puts its own directory below
+	if err := e.server.Load().EnableJetStream(&config); err != nil {
+		return nil, err
+	}
+	return found, e.compareLives(len(found) > 0)
+}
+
+// restart has another server in the place of a member's, whose store is opened as at the start: a JetStream that is enabled again in a
+// cluster meets what is left of the one before.
+func (e *embedded) restart(ctx context.Context) error {
+	e.change.Lock()
+	defer e.change.Unlock()
+	if err := e.shut(ctx); err != nil {
+		return err
+	}
+	if err := e.rewrite(ctx); err != nil {
+		return err
+	}
+	if err := e.inspect(ctx); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.fatal, e.brokenAgain = "", false
+	e.mu.Unlock()
+	return e.run(ctx)
 }
 
 // syncFailed is told that the disk hasn't taken what the server has written.
@@ -167,7 +221,7 @@ func (e *embedded) rewrite(ctx context.Context) error {
 	since := e.brokenAt.Add(-e.level.interval - unsynced)
 	e.mu.Unlock()
 	_ = e.disk.sync(ctx) // tells what failed before
-	err := filepath.WalkDir(filepath.Join(e.dir, "jetstream"), func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(filepath.Join(e.dir, storeDir), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}

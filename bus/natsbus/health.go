@@ -40,7 +40,7 @@ func (b *backend) health(ctx context.Context) error {
 	if b.node != nil && !b.nc.IsClosed() {
 		// JetStream answers all the same where a member's store has failed: by the others.
 		if err := b.node.failure(); err != nil {
-			return b.toRestart(ctx, err)
+			return b.remedy(ctx, err)
 		}
 	}
 	if err := b.reachable(ctx); err != nil {
@@ -70,17 +70,24 @@ func (b *backend) reachable(ctx context.Context) error {
 	return b.ask(ctx, "$JS.API.INFO", nil, nil)
 }
 
-// toRestart says what to do about a failure of a member's store, which isn't opened again in place: the server gives no
-// sign of when all that wrote to it in a cluster has ended.
-func (b *backend) toRestart(ctx context.Context, failure error) error {
+// remedy says what to do about a failure of a member's store.
+func (b *backend) remedy(ctx context.Context, failure error) error {
 	if !b.isMember() {
 		return failure
 	}
+	b.node.mu.Lock()
+	restarts := b.node.restarts
+	b.node.mu.Unlock()
 	_, err := b.room.Get(ctx)
-	if err == nil {
-		return fmt.Errorf("%w; there is room now: restart this member. Until then the others go on without it", failure)
+	switch {
+	case err != nil && restarts:
+		return fmt.Errorf("%w; %w: make room or mend the disk, and this member comes back. Until then the others go on without it", failure, err)
+	case err != nil:
+		return fmt.Errorf("%w; %w: make room or mend the disk, and restart this member. Until then the others go on without it", failure, err)
+	case restarts:
+		return fmt.Errorf("%w; there is room now: this member is coming back. Until then the others go on without it", failure)
 	}
-	return fmt.Errorf("%w; %w: make room or mend the disk, and restart this member. Until then the others go on without it", failure, err)
+	return fmt.Errorf("%w; there is room now: restart this member. Until then the others go on without it", failure)
 }
 
 // isMember reports whether the server in this process is one of a cluster.
@@ -117,7 +124,7 @@ func (b *backend) behind(ctx context.Context) error {
 // check looks for what this member should have. What the server says itself about its health isn't all: to it a replica
 // that gets nearer is a healthy one. It may wait 10 ms for each that doesn't.
 func (b *backend) check() (lacks []string, err error) {
-	for _, found := range b.node.server.Healthz(&server.HealthzOptions{Details: true}).Errors {
+	for _, found := range b.node.server.Load().Healthz(&server.HealthzOptions{Details: true}).Errors {
 		// Consumers come and go, and who uses one sees whether it delivers.
 		if found.Type != server.HealthzErrorConsumer {
 			lacks = append(lacks, found.Error)

@@ -1,10 +1,13 @@
 package natsbus_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,15 +17,13 @@ import (
 	"github.com/jitney-go/jitney/bus/natsbus"
 )
 
-func TestFullDisk_ofAMemberIsSaidAndARestartBringsItBack(t *testing.T) {
+func TestFullDisk_ofAMemberIsSaidAndHealsWhenThereIsRoom(t *testing.T) {
 	ctx := t.Context()
 	dir := smallDisk(t, 64<<20)
 	d := &thinDisk{dir: dir, ballast: filepath.Join(dir, "ballast")}
-	var config natsbus.Config
 	buses := openMembers(t, func(i int, c *natsbus.Config) {
 		if i == 0 {
 			c.Dir = d.store()
-			config = *c
 		}
 	})
 	for _, b := range buses {
@@ -51,7 +52,7 @@ func TestFullDisk_ofAMemberIsSaidAndARestartBringsItBack(t *testing.T) {
 	require.ErrorIs(t, said, bus.ErrUnavailable)
 	require.ErrorContains(t, said, d.store())
 	require.ErrorContains(t, said, "no space left")
-	require.ErrorContains(t, said, "make room or mend the disk, and restart this member")
+	require.ErrorContains(t, said, "make room or mend the disk, and this member comes back")
 	requireHealthy(t, buses[1:]...)
 	for _, b := range buses {
 		for have := len(p.acked); len(p.acked) < have+10; {
@@ -59,16 +60,108 @@ func TestFullDisk_ofAMemberIsSaidAndARestartBringsItBack(t *testing.T) {
 		}
 	}
 
+	var there collector
+	_, err := buses[0].Subscribe(ctx, "task", there.handle, bus.All())
+	require.NoError(t, err)
+
 	d.free(t)
-	require.ErrorContains(t, sick.Health(ctx), "there is room now: restart this member")
-	require.NoError(t, buses[0].Close(ctx))
-	again := reopen(t, config)
-	requireHealthy(t, again, buses[1], buses[2])
+	requireHealthy(t, buses...)
 	// It is one of the two that are enough again.
 	require.NoError(t, buses[1].Close(ctx))
 	for have := len(p.acked); len(p.acked) < have+10; {
-		write(again)
+		write(buses[0])
 	}
-	p.requireHeld(t, again, "task")
+	p.requireHeld(t, buses[0], "task")
 	p.requireHeld(t, buses[2], "task")
+	eventually(t, func() bool { return len(there.texts()) >= len(p.acked) }, "what came before, meanwhile and since, to who was subscribed")
+	require.NoError(t, buses[0].Close(ctx))
+	doors, err := filepath.Glob(filepath.Join(d.store(), "jitney.door-*"))
+	require.NoError(t, err)
+	require.Empty(t, doors)
+}
+
+func TestFullDisk_ofAllMembersIsSaidAndHealsWhenThereIsRoom(t *testing.T) {
+	ctx := t.Context()
+	dir := smallDisk(t, 256<<20)
+	d := &thinDisk{dir: dir, ballast: filepath.Join(dir, "ballast")}
+	buses := openMembers(t, func(i int, c *natsbus.Config) { c.Dir = filepath.Join(dir, names[i]) })
+	for _, b := range buses {
+		require.NoError(t, b.EnsureStreams(ctx, task))
+	}
+	requireHealthy(t, buses...)
+	d.fill(t, 12<<20)
+	var ps [3]acknowledged
+	var writing sync.WaitGroup
+	stop := make(chan struct{})
+	for i, b := range buses {
+		ps[i].next = i * 1_000_000 // no two have the same
+		writing.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+				if err := b.Publish(ctx, "task", fmt.Appendf(nil, "%d %s", ps[i].next, strings.Repeat("x", 32<<10))); err == nil {
+					ps[i].acked = append(ps[i].acked, ps[i].next)
+				}
+				cancel()
+				ps[i].next++
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	stopped := sync.OnceFunc(func() { close(stop); writing.Wait() })
+	defer stopped()
+	for i, b := range buses {
+		require.Eventually(t, func() bool {
+			err := b.(bus.HealthChecker).Health(ctx)
+			return err != nil && strings.Contains(err.Error(), "can't be written to")
+		}, clusterPatience, 20*time.Millisecond, "member %d to say so", i)
+	}
+	d.free(t)
+	requireHealthy(t, buses...)
+	stopped()
+	for i := range ps {
+		require.NoError(t, ps[i].publish(t, buses[i], "task"))
+		t.Logf("%d of %d acknowledged", len(ps[i].acked), ps[i].next-i*1_000_000)
+	}
+	for _, b := range buses {
+		for _, p := range ps {
+			p.requireHeld(t, b, "task")
+		}
+	}
+}
+
+// What a member's server has left open could be written to, beside the one that takes its place.
+func TestFullDisk_aMemberDoesntComeBackWhileAFileOfItsStoreIsOpen(t *testing.T) {
+	ctx := t.Context()
+	dir := smallDisk(t, 64<<20)
+	d := &thinDisk{dir: dir, ballast: filepath.Join(dir, "ballast")}
+	buses := openMembers(t, func(i int, c *natsbus.Config) {
+		if i == 0 {
+			c.Dir = d.store()
+		}
+	})
+	require.NoError(t, buses[0].EnsureStreams(ctx, task))
+	requireHealthy(t, buses...)
+	d.fill(t, 1<<20)
+	sick := buses[0].(bus.HealthChecker)
+	var said error
+	for began := time.Now(); said == nil || !strings.Contains(said.Error(), "can't be written to"); said = sick.Health(ctx) {
+		require.Less(t, time.Since(began), clusterPatience, "Health says only: %v", said)
+		_ = buses[0].Publish(ctx, "task", make([]byte, 64<<10)) // it is for the disk
+	}
+	left, err := os.OpenFile(filepath.Join(d.store(), "jetstream", "$SYS", "left"), os.O_RDWR|os.O_CREATE, 0o600)
+	require.NoError(t, err)
+	d.free(t)
+	require.Eventually(t, func() bool {
+		said = sick.Health(ctx)
+		require.Error(t, said)
+		return strings.Contains(said.Error(), "can't be opened again yet: the server has ended, and "+left.Name()+" is open still")
+	}, clusterPatience, 20*time.Millisecond, "Health says only: %v", said)
+	require.NoError(t, left.Close())
+	requireHealthy(t, buses...)
+	require.NoError(t, buses[0].Publish(ctx, "task", nil))
 }

@@ -196,7 +196,7 @@ func (e *embedded) scrub(round time.Duration) {
 	said := ""
 	begin, place := rand.Float64(), rand.Float64()
 	for {
-		files, err := filepath.Glob(filepath.Join(e.streamsDir(), "*", "msgs", "*.blk"))
+		files, err := glob(e.streamsDir(), "*/"+messageFiles)
 		n := max(1, len(files))
 		first := int(place * float64(n))
 		pause := max(leastPause, round/time.Duration(n))
@@ -218,7 +218,7 @@ func (e *embedded) scrub(round time.Duration) {
 
 // filesBetween returns the files of a stream that may hold messages between two sequences.
 func filesBetween(dir string, after, through uint64) (files []string, err error) {
-	all, err := filepath.Glob(filepath.Join(dir, "*.blk"))
+	all, err := glob(dir, "*.blk")
 	number := func(path string) int {
 		n, _ := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".blk")) // a name that is none comes first
 		return n

@@ -138,6 +138,8 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 			if err := e.noteBoot(); err != nil {
 				return nil, errors.Join(err, b.Close())
 			}
+			// What waits is done by the others, or ends with the connection to the server that is replaced.
+			e.watch(func(error) {}, func() {}, func([]damage) {})
 		}
 		conns := e.peerConns()
 		e.background.Go(func() { e.watchPeers(conns, b.reconnected, b.missed) })

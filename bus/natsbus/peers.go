@@ -74,12 +74,12 @@ func (e *embedded) absent() string {
 // peerConns returns the connections to other servers, with their names.
 func (e *embedded) peerConns() map[string]string {
 	conns := map[string]string{}
-	if routes, err := e.server.Routez(nil); err == nil { // it has no errors without options
+	if routes, err := e.server.Load().Routez(nil); err == nil { // it has no errors without options
 		for _, r := range routes.Routes {
 			conns[fmt.Sprint("route ", r.Rid)] = r.RemoteName
 		}
 	}
-	if leaves, err := e.server.Leafz(nil); err == nil {
+	if leaves, err := e.server.Load().Leafz(nil); err == nil {
 		for _, l := range leaves.Leafs {
 			if l.IsSpoke {
 				conns[fmt.Sprint(toHub, l.ID)] = l.Name

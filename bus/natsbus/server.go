@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -39,7 +41,11 @@ type embedded struct {
 	booted  bool     // noteBoot was called
 	lives   *lives
 	copies  *copies
-	server  *server.Server
+	server  atomic.Pointer[server.Server]
+	opts    *server.Options // of the server
+	change  sync.Mutex      // of the server or its options, while it runs
+
+	stoppings atomic.Int64 // how many of the server's JetStreams are being stopped
 
 	config    *server.JetStreamConfig
 	interrupt func(reason error) // ends what waits for the store
@@ -52,8 +58,11 @@ type embedded struct {
 	background sync.WaitGroup // what else ends with stopping
 
 	mu          sync.Mutex
+	door        string          // the way of a member's server to the store; empty: it has the store itself, or doesn't run
+	restarts    bool            // a member's server can be started anew in this process: it has a door
 	fatal       string          // what the server would have ended the process for
 	critical    string          // why the store doesn't work, until it does again
+	obstacle    string          // why it can't be opened again although there is room; empty: it can, or there is none
 	brokenAt    time.Time       // since when
 	brokenAgain bool            // while it is being healed
 	failed      bool            // it couldn't be written to, or read; otherwise it is only damaged
@@ -67,7 +76,7 @@ type embedded struct {
 }
 
 // InProcessConn implements nats.InProcessConnProvider.
-func (e *embedded) InProcessConn() (net.Conn, error) { return e.server.InProcessConn() }
+func (e *embedded) InProcessConn() (net.Conn, error) { return e.server.Load().InProcessConn() }
 
 func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) {
 	defer func() {
@@ -94,7 +103,17 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 			}
 		}
 	}
-	return e.run(ctx, opts)
+	e.opts = opts
+	if err := e.run(ctx); err != nil {
+		return err
+	}
+	switch {
+	case e.cfg.Cluster != nil && e.cfg.Cluster.Peers != nil:
+		e.background.Go(e.follow)
+	case e.cfg.Cluster == nil && e.cfg.Leaf == nil:
+		return e.beginLives(ctx)
+	}
+	return nil
 }
 
 // lockDir takes the directory for this process. The server doesn't: two of them on one
@@ -137,17 +156,31 @@ func storeError(dir string, err error) error {
 	return fmt.Errorf("the data directory %s can't be used: %w; give one that this user can write to", dir, err)
 }
 
-func (e *embedded) run(ctx context.Context, opts *server.Options) error {
-	original := opts.Clone() // the server changes its own
+// run starts the server, and returns when clients can connect to it. The store, if it has one, is closed and checked.
+func (e *embedded) run(ctx context.Context) (err error) {
+	if e.cfg.Cluster != nil {
+		door, err := e.openDoor()
+		if err != nil {
+			return storeError(e.dir, err)
+		}
+		e.opts.StoreDir = cmp.Or(door, e.dir)
+	}
 	e.opened = time.Now()
-	s, err := server.NewServer(opts)
+	s, err := server.NewServer(e.opts.Clone()) // it changes its own
 	if err != nil {
 		return err
 	}
-	e.server, e.stopping = s, make(chan struct{})
+	defer func() {
+		if err != nil {
+			s.Shutdown()
+			s.WaitForShutdown()
+			return
+		}
+		e.server.Store(s) // not before: while a member's server reads its streams, it says that there are none
+	}()
 	s.SetLoggerV2(e, false, false, false)
 	s.Start() // recovers the streams before it returns
-	if err := e.failure(); err != nil {
+	if err := e.failedStart(); err != nil {
 		return err
 	}
 	timeout := startTimeout
@@ -155,23 +188,19 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 		timeout = min(timeout, time.Until(deadline))
 	}
 	for end := time.Now().Add(timeout); !s.ReadyForConnections(min(startLook, time.Until(end))); {
-		if err := e.failure(); err != nil {
+		if err := cmp.Or(e.failedStart(), context.Cause(ctx)); err != nil {
 			return err
 		}
 		if time.Now().After(end) {
 			return fmt.Errorf("%w: the embedded server isn't ready after %s", bus.ErrUnavailable, timeout.Round(time.Millisecond))
 		}
 	}
-	switch {
-	case e.cfg.Leaf != nil:
-		return nil
-	case e.cfg.Cluster != nil:
-		if e.cfg.Cluster.Peers != nil {
-			e.background.Go(func() { e.follow(original) })
-		}
-		return nil
-	}
-	e.config = s.JetStreamConfig()
+	return nil
+}
+
+// beginLives looks whether the streams of a store that stands alone are what they were.
+func (e *embedded) beginLives(ctx context.Context) error {
+	e.config = e.server.Load().JetStreamConfig()
 	streams, err := e.streams()
 	if err != nil {
 		return err
@@ -190,7 +219,7 @@ func (e *embedded) run(ctx context.Context, opts *server.Options) error {
 
 // streams lists what the store holds.
 func (e *embedded) streams() ([]server.StreamDetail, error) {
-	info, err := e.server.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	info, err := e.server.Load().Jsz(&server.JSzOptions{Accounts: true, Streams: true})
 	if err != nil {
 		return nil, err
 	}
@@ -214,7 +243,22 @@ func (e *embedded) failure() error {
 	switch {
 	case e.fatal != "":
 		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.fatal)
+	case e.critical != "" && e.obstacle != "":
+		return fmt.Errorf("%w: %s; it can't be opened again yet: %s", bus.ErrUnavailable, e.critical, e.obstacle)
 	case e.critical != "":
+		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.critical)
+	}
+	return nil
+}
+
+// failedStart is what has gone wrong with a server that is starting.
+func (e *embedded) failedStart() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	switch {
+	case e.fatal != "":
+		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.fatal)
+	case e.critical != "" && e.brokenAgain:
 		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.critical)
 	}
 	return nil
@@ -222,14 +266,14 @@ func (e *embedded) failure() error {
 
 func (e *embedded) stop() error {
 	// The fields stay: a question whose caller has gone may still be under way.
-	if e.server != nil {
-		e.mu.Lock() // nobody is between looking at it and e.healing.Go
-		close(e.stopping)
-		e.mu.Unlock()
-		e.healing.Wait()
-		e.background.Wait()
-		e.server.Shutdown()
-		e.server.WaitForShutdown()
+	e.mu.Lock() // nobody is between looking at it and e.healing.Go
+	close(e.stopping)
+	e.mu.Unlock()
+	e.healing.Wait()
+	e.background.Wait()
+	if s := e.server.Load(); s != nil {
+		s.Shutdown()
+		s.WaitForShutdown()
 	}
 	if e.commits != nil {
 		e.commits.forget()
@@ -238,6 +282,9 @@ func (e *embedded) stop() error {
 	if e.disk != nil {
 		// The server leaves its files to the system.
 		err = errors.Join(syncStore(e.disk.dir), e.disk.dir.Close())
+	}
+	if e.cfg.Cluster != nil && e.lock != nil {
+		err = errors.Join(err, e.removeDoors())
 	}
 	if e.booted && err == nil {
 		err = e.endBoot()
@@ -257,6 +304,12 @@ func (e *embedded) stop() error {
 func (e *embedded) Noticef(format string, args ...any) {
 	text := e.redacted(fmt.Sprintf(format, args...))
 	e.log.Debug("nats-server: " + text)
+	switch text {
+	case "Initiating JetStream Shutdown...":
+		e.stoppings.Add(1)
+	case "JetStream Shutdown":
+		e.stoppings.Add(-1)
+	}
 	if conn, _, closed := strings.Cut(text, "Leafnode connection closed: "); closed {
 		e.mu.Lock()
 		defer e.mu.Unlock()
@@ -296,6 +349,12 @@ func (e *embedded) Fatalf(format string, args ...any) {
 // redacted takes the secrets out of URLs in what the server says. Elsewhere it doesn't say any, and a word that is
 // missing would give one away.
 func (e *embedded) redacted(text string) string {
+	e.mu.Lock()
+	door := e.door
+	e.mu.Unlock()
+	if door != "" {
+		text = strings.ReplaceAll(text, door, e.dir)
+	}
 	secrets := []string{e.cfg.Token}
 	if e.cfg.Cluster != nil {
 		secrets = append(secrets, e.cfg.Cluster.Secret)

@@ -96,7 +96,7 @@ func (e *embedded) endBoot() error {
 
 // unmarkedOwner finds out whose a store is that nobody has marked; "" where there is none.
 func unmarkedOwner(dir string) (string, error) {
-	entries, err := os.ReadDir(filepath.Join(dir, "jetstream"))
+	entries, err := os.ReadDir(filepath.Join(dir, storeDir))
 	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
 		return "", nil
 	}
@@ -104,7 +104,7 @@ func unmarkedOwner(dir string) (string, error) {
 		return "", err
 	}
 	// The consensus of a cluster is in the system account's.
-	if _, err := os.Stat(filepath.Join(dir, "jetstream", "$SYS", "_js_")); err == nil {
+	if _, err := os.Stat(filepath.Join(dir, storeDir, "$SYS", "_js_")); err == nil {
 		return "member of a cluster that isn't known here", nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", err
