@@ -431,6 +431,18 @@ func TestDamage_thatComesWhileTheStoreIsOpenIsToldWhereNothingElseIsFound(t *tes
 }
 
 // The server passes over what it can't read, and of a part of the subjects nobody knows how many there were.
+func TestDamage_isSeenWhateverTheDirectoryIsCalled(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "chat[1]")
+	cursors := filled(t, dir)
+	edit(t, filepath.Join(smallDir(dir), "msgs", "1.blk"), flip)
+	var problems collector
+	left, health := use(t, dir, cursors, bus.OnError(problems.hook), bus.WithLogger(slog.New(slog.DiscardHandler)))
+	require.Equal(t, smallMsgs-1, left)
+	require.ErrorContains(t, health, "SMALL")
+	require.Equal(t, 1, problems.told(bus.ErrGap))
+}
+
 func TestScrub_findsDamageThatNobodyReads(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -18,6 +18,8 @@ import (
 const (
 	// healEvery is how often a store that couldn't be written to is tried.
 	healEvery = 500 * time.Millisecond
+	// steady is how long a member's store must have worked for the next failure to be a new one.
+	steady = time.Minute
 	// healRoom is how many bytes must find room before the store is opened again.
 	healRoom = 4 << 20
 	// streamRoom is how many must before a stream is made.
@@ -90,7 +92,7 @@ func (e *embedded) heal() {
 	e.interrupt(e.failure())
 	ctx, cancel := e.untilStopped()
 	defer cancel()
-	tick := time.NewTicker(healEvery)
+	tick := time.NewTicker(e.healPause())
 	defer tick.Stop()
 	said := "" // of what is in the way
 	for {
@@ -131,6 +133,7 @@ func (e *embedded) heal() {
 		}
 		e.mu.Lock()
 		again := e.brokenAgain
+		e.healedAt = time.Now()
 		if !again {
 			e.critical, e.obstacle, e.failed = "", "", false
 		}
@@ -147,6 +150,19 @@ func (e *embedded) heal() {
 		e.renew()
 		return
 	}
+}
+
+// healPause is how long the store is left alone before it is tried. A member that breaks soon after it has come back, again and again,
+// would have the others elect leaders all the time.
+func (e *embedded) healPause() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.cfg.Cluster == nil || time.Since(e.healedAt) > steady {
+		e.paused = healEvery
+	} else {
+		e.paused = min(2*e.paused, steady)
+	}
+	return e.paused
 }
 
 // reopen opens a store that stands alone: the connections to its server stay.

@@ -65,6 +65,8 @@ type embedded struct {
 	obstacle    string          // why it can't be opened again although there is room; empty: it can, or there is none
 	brokenAt    time.Time       // since when
 	brokenAgain bool            // while it is being healed
+	healedAt    time.Time
+	paused      time.Duration   // before the store was tried the last time that it failed
 	failed      bool            // it couldn't be written to, or read; otherwise it is only damaged
 	damages     []damage        // that have been found since the start
 	lost        map[string]bool // streams that are there and can't be read
