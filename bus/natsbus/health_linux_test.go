@@ -21,6 +21,9 @@ func TestFullDisk_ofAMemberIsSaidAndHealsWhenThereIsRoom(t *testing.T) {
 	ctx := t.Context()
 	dir := smallDisk(t, 64<<20)
 	d := &thinDisk{dir: dir, ballast: filepath.Join(dir, "ballast")}
+	left := filepath.Join(d.store(), "jitney.door-left") // by a process that was killed
+	require.NoError(t, os.MkdirAll(left, 0o700))
+	require.NoError(t, os.Symlink(filepath.Join("..", "jetstream"), filepath.Join(left, "jetstream")))
 	buses := openMembers(t, func(i int, c *natsbus.Config) {
 		if i == 0 {
 			c.Dir = d.store()
