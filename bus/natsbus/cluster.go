@@ -197,7 +197,7 @@ func (e *embedded) reroute(routes []*url.URL) error {
 	defer e.change.Unlock()
 	changed := e.opts.Clone()
 	changed.Routes = routes
-	if s := e.server.Load(); s.Running() { // otherwise the next one will begin with them
+	if s := e.server.Load(); s.Running() && e.left == nil { // otherwise the next one will begin with them
 		if err := s.ReloadOptions(changed); err != nil {
 			return err
 		}

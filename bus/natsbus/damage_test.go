@@ -430,7 +430,6 @@ func TestDamage_thatComesWhileTheStoreIsOpenIsToldWhereNothingElseIsFound(t *tes
 	}
 }
 
-// The server passes over what it can't read, and of a part of the subjects nobody knows how many there were.
 func TestDamage_isSeenWhateverTheDirectoryIsCalled(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "chat[1]")
@@ -443,6 +442,7 @@ func TestDamage_isSeenWhateverTheDirectoryIsCalled(t *testing.T) {
 	require.Equal(t, 1, problems.told(bus.ErrGap))
 }
 
+// The server passes over what it can't read, and of a part of the subjects nobody knows how many there were.
 func TestScrub_findsDamageThatNobodyReads(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

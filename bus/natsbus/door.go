@@ -20,21 +20,25 @@ const (
 	shutLook   = 50 * time.Millisecond
 )
 
-// openDoor makes a way to the store for one server: a directory with a link to the store in it. nats-server doesn't say
-// when all that writes to a member's store has ended; but once its way is gone nothing opens a file by it any more, and the system
-// knows which are open still. Where it doesn't tell, or has no links, there is no door, and the server is given the store itself.
+// openDoor makes a way to the store for one server of a member: a directory with a link to the store in it. nats-server doesn't say
+// when all that writes to a member's store has ended; but once its way is gone nothing gets to a file of the store by it any more, and
+// the system knows which are open still. Where it doesn't tell, or has no links, there is no door, and the server is given
+// the store itself.
 func (e *embedded) openDoor() (door string, err error) {
 	defer func() {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if e.door = door; err == nil {
+		if err == nil {
+			e.mu.Lock()
+			defer e.mu.Unlock()
 			e.restarts = door != ""
 		}
 	}()
 	if err := e.removeDoors(); err != nil { // also that of a process that was killed
 		return "", err
 	}
-	if _, err := os.ReadDir(openFiles); err != nil {
+	switch open, err := openBelow(filepath.Join(e.dir, lockFile)); {
+	case err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission):
+		return "", err
+	case open == "": // it doesn't tell, as it is open
 		return "", nil
 	}
 	if err := os.MkdirAll(filepath.Join(e.dir, storeDir), 0o700); err != nil {
@@ -54,35 +58,30 @@ func (e *embedded) openDoor() (door string, err error) {
 }
 
 func (e *embedded) removeDoors() error {
-	doors, err := glob(e.dir, doorPrefix+"*")
-	for _, door := range doors {
-		err = errors.Join(err, os.RemoveAll(door))
+	entries, err := os.ReadDir(e.dir)
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), doorPrefix) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(e.dir, entry.Name())))
+		}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.door = ""
 	return err
 }
 
-// shut ends a member's server, and returns when nothing of it can write to the store any more.
-func (e *embedded) shut(ctx context.Context) error {
-	s := e.server.Load()
-	s.Shutdown()
-	s.WaitForShutdown()
+// fence returns when nothing of a server that has ended can write to the store any more.
+func (e *embedded) fence(ctx context.Context, s *instance) error {
 	if err := e.removeDoors(); err != nil {
 		return err
 	}
-	open := ""
 	for end, free := time.Now().Add(shutTime), 0; free < 2; { // what was being opened when the door went is open at the second look
-		var err error
-		if open, err = e.openFile(); err != nil {
+		open, err := openBelow(filepath.Join(e.dir, storeDir))
+		if err != nil {
 			return err
 		}
 		switch {
-		case open == "" && e.stoppings.Load() == 0:
+		case open == "" && s.stoppings.Load() == 0:
 			free++
 		case time.Now().After(end):
-			return fmt.Errorf("the server has ended, and %s is open still", cmp.Or(open, "its JetStream"))
+			return fmt.Errorf("the server has ended, and %s is open still; if it stays so, restart this member", cmp.Or(open, "its JetStream"))
 		default:
 			free = 0
 		}
@@ -93,11 +92,11 @@ func (e *embedded) shut(ctx context.Context) error {
 	return nil
 }
 
-// openFile returns a file of the store that this process has open; "": there is none.
-func (e *embedded) openFile() (string, error) {
-	store, err := filepath.EvalSymlinks(filepath.Join(e.dir, storeDir))
+// openBelow returns a file that this process has open: the one of a path, or one below it. Empty: there is none.
+func openBelow(path string) (string, error) {
+	path, err := filepath.EvalSymlinks(path)
 	if err == nil {
-		store, err = filepath.Abs(store)
+		path, err = filepath.Abs(path)
 	}
 	if err != nil {
 		return "", err
@@ -108,7 +107,7 @@ func (e *embedded) openFile() (string, error) {
 	}
 	for _, fd := range fds {
 		file, err := os.Readlink(filepath.Join(openFiles, fd.Name()))
-		if err == nil && strings.HasPrefix(file, store+string(filepath.Separator)) && !strings.HasSuffix(file, " (deleted)") {
+		if err == nil && (file == path || strings.HasPrefix(file, path+string(filepath.Separator)) && !strings.HasSuffix(file, " (deleted)")) {
 			return file, nil
 		}
 	}

@@ -18,10 +18,14 @@ import (
 const (
 	// healEvery is how often a store that couldn't be written to is tried.
 	healEvery = 500 * time.Millisecond
-	// steady is how long a member's store must have worked for the next failure to be a new one.
-	steady = time.Minute
+	// steady is how long a member's store must have worked for the next failure to be a new one. Until then it is tried less
+	// and less often, as the others elect leaders each time.
+	steady    = time.Minute
+	mostPause = 10 * time.Minute
 	// healRoom is how many bytes must find room before the store is opened again.
 	healRoom = 4 << 20
+	// memberRoom is the same for a member, in whose store files of up to 8 MiB are written anew (defaultLargeBlockSize of nats-server).
+	memberRoom = 16 << 20
 	// streamRoom is how many must before a stream is made.
 	streamRoom = 64 << 10
 )
@@ -92,8 +96,11 @@ func (e *embedded) heal() {
 	e.interrupt(e.failure())
 	ctx, cancel := e.untilStopped()
 	defer cancel()
-	tick := time.NewTicker(e.healPause())
+	tick := time.NewTicker(healEvery)
 	defer tick.Stop()
+	if time.Since(e.healedAt) > max(steady, e.paused) {
+		e.paused = 0
+	}
 	said := "" // of what is in the way
 	for {
 		select {
@@ -101,7 +108,11 @@ func (e *embedded) heal() {
 			return
 		case <-tick.C:
 		}
-		if e.tryRoom(healRoom) != nil {
+		if e.tryRoom(e.healRoom()) != nil {
+			e.inTheWay("")
+			continue
+		}
+		if e.cfg.Cluster != nil && !e.due() {
 			continue
 		}
 		e.mu.Lock()
@@ -119,9 +130,7 @@ func (e *embedded) heal() {
 			return
 		}
 		if err != nil {
-			e.mu.Lock()
-			e.obstacle = err.Error()
-			e.mu.Unlock()
+			e.inTheWay(err.Error())
 			if err.Error() != said {
 				said = err.Error()
 				e.log.Warn("natsbus: the store can't be opened again yet", "dir", e.dir, "error", err)
@@ -135,7 +144,7 @@ func (e *embedded) heal() {
 		again := e.brokenAgain
 		e.healedAt = time.Now()
 		if !again {
-			e.critical, e.obstacle, e.failed = "", "", false
+			e.critical, e.obstacle, e.fatal, e.failed = "", "", "", false
 		}
 		e.mu.Unlock()
 		if again {
@@ -152,17 +161,28 @@ func (e *embedded) heal() {
 	}
 }
 
-// healPause is how long the store is left alone before it is tried. A member that breaks soon after it has come back, again and again,
-// would have the others elect leaders all the time.
-func (e *embedded) healPause() time.Duration {
+// healRoom is how many bytes must find room before the store is opened again.
+func (e *embedded) healRoom() int {
+	if e.cfg.Cluster != nil {
+		return memberRoom
+	}
+	return healRoom
+}
+
+// inTheWay notes what keeps the store from being opened although there is room.
+func (e *embedded) inTheWay(what string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.cfg.Cluster == nil || time.Since(e.healedAt) > steady {
-		e.paused = healEvery
-	} else {
-		e.paused = min(2*e.paused, steady)
+	e.obstacle = what
+}
+
+// due reports whether a member's store is to be tried now.
+func (e *embedded) due() bool {
+	if time.Since(e.tried) < e.paused {
+		return false
 	}
-	return e.paused
+	e.tried, e.paused = time.Now(), min(max(2*e.paused, healEvery), mostPause)
+	return true
 }
 
 // reopen opens a store that stands alone: the connections to its server stay.
@@ -193,23 +213,52 @@ func (e *embedded) reopen(ctx context.Context, failed bool) (found []damage, err
 }
 
 // restart has another server in the place of a member's, whose store is opened as at the start: a JetStream that is enabled again in a
-// cluster meets what is left of the one before.
+// cluster meets what is left of the one before. When it fails, a server without a store has the place, so that the program reaches
+// the others.
 func (e *embedded) restart(ctx context.Context) error {
 	e.change.Lock()
 	defer e.change.Unlock()
-	if err := e.shut(ctx); err != nil {
+	e.mu.Lock()
+	restarts := e.restarts
+	e.mu.Unlock()
+	if !restarts {
+		return errors.New("what is left of the server before can't be told: restart this member")
+	}
+	s := e.server.Load()
+	if e.left == nil { // s has the store
+		s.end()
+		e.left = s
+	}
+	err := e.prepare(ctx)
+	if err == nil {
+		s.end()
+		if err = e.runAnew(ctx, true); err == nil {
+			e.left = nil
+			return nil
+		}
+	}
+	if !e.server.Load().Running() && ctx.Err() == nil {
+		err = errors.Join(err, e.runAnew(ctx, false))
+	}
+	return err
+}
+
+func (e *embedded) runAnew(ctx context.Context, store bool) error {
+	e.mu.Lock()
+	e.fatal, e.brokenAgain = "", false // what the last one has said
+	e.mu.Unlock()
+	return e.run(ctx, store)
+}
+
+// prepare has the store of a member ready for another server.
+func (e *embedded) prepare(ctx context.Context) error {
+	if err := e.fence(ctx, e.left); err != nil {
 		return err
 	}
 	if err := e.rewrite(ctx); err != nil {
 		return err
 	}
-	if err := e.inspect(ctx); err != nil {
-		return err
-	}
-	e.mu.Lock()
-	e.fatal, e.brokenAgain = "", false
-	e.mu.Unlock()
-	return e.run(ctx)
+	return e.inspect(ctx)
 }
 
 // syncFailed is told that the disk hasn't taken what the server has written.

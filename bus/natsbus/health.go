@@ -76,7 +76,7 @@ func (b *backend) remedy(ctx context.Context, failure error) error {
 		return failure
 	}
 	b.node.mu.Lock()
-	restarts := b.node.restarts
+	restarts, blocked := b.node.restarts, b.node.obstacle != ""
 	b.node.mu.Unlock()
 	_, err := b.room.Get(ctx)
 	switch {
@@ -84,6 +84,8 @@ func (b *backend) remedy(ctx context.Context, failure error) error {
 		return fmt.Errorf("%w; %w: make room or mend the disk, and this member comes back. Until then the others go on without it", failure, err)
 	case err != nil:
 		return fmt.Errorf("%w; %w: make room or mend the disk, and restart this member. Until then the others go on without it", failure, err)
+	case blocked:
+		return fmt.Errorf("%w. Until then the others go on without it", failure)
 	case restarts:
 		return fmt.Errorf("%w; there is room now: this member is coming back. Until then the others go on without it", failure)
 	}

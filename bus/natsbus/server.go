@@ -1,7 +1,6 @@
 package natsbus
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,11 +40,9 @@ type embedded struct {
 	booted  bool     // noteBoot was called
 	lives   *lives
 	copies  *copies
-	server  atomic.Pointer[server.Server]
+	server  atomic.Pointer[instance]
 	opts    *server.Options // of the server
 	change  sync.Mutex      // of the server or its options, while it runs
-
-	stoppings atomic.Int64 // how many of the server's JetStreams are being stopped
 
 	config    *server.JetStreamConfig
 	interrupt func(reason error) // ends what waits for the store
@@ -57,16 +54,18 @@ type embedded struct {
 
 	background sync.WaitGroup // what else ends with stopping
 
+	left   *instance     // of a member: that had the store last, and has ended; nil: the one that runs has it
+	tried  time.Time     // when a member's store was tried the last time, by heal
+	paused time.Duration // after it, until the next time
+
 	mu          sync.Mutex
-	door        string          // the way of a member's server to the store; empty: it has the store itself, or doesn't run
-	restarts    bool            // a member's server can be started anew in this process: it has a door
-	fatal       string          // what the server would have ended the process for
-	critical    string          // why the store doesn't work, until it does again
-	obstacle    string          // why it can't be opened again although there is room; empty: it can, or there is none
-	brokenAt    time.Time       // since when
-	brokenAgain bool            // while it is being healed
+	restarts    bool      // a member's server can be started anew in this process: it has a door
+	fatal       string    // what the server would have ended the process for
+	critical    string    // why the store doesn't work, until it does again
+	obstacle    string    // why it can't be opened again although there is room; empty: it can, or there is none
+	brokenAt    time.Time // since when
+	brokenAgain bool      // while it is being healed
 	healedAt    time.Time
-	paused      time.Duration   // before the store was tried the last time that it failed
 	failed      bool            // it couldn't be written to, or read; otherwise it is only damaged
 	damages     []damage        // that have been found since the start
 	lost        map[string]bool // streams that are there and can't be read
@@ -106,7 +105,7 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 		}
 	}
 	e.opts = opts
-	if err := e.run(ctx); err != nil {
+	if err := e.run(ctx, opts.JetStream); err != nil {
 		return err
 	}
 	switch {
@@ -156,48 +155,6 @@ func storeError(dir string, err error) error {
 		err = pathErr.Err
 	}
 	return fmt.Errorf("the data directory %s can't be used: %w; give one that this user can write to", dir, err)
-}
-
-// run starts the server, and returns when clients can connect to it. The store, if it has one, is closed and checked.
-func (e *embedded) run(ctx context.Context) (err error) {
-	if e.cfg.Cluster != nil {
-		door, err := e.openDoor()
-		if err != nil {
-			return storeError(e.dir, err)
-		}
-		e.opts.StoreDir = cmp.Or(door, e.dir)
-	}
-	e.opened = time.Now()
-	s, err := server.NewServer(e.opts.Clone()) // it changes its own
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			s.Shutdown()
-			s.WaitForShutdown()
-			return
-		}
-		e.server.Store(s) // not before: while a member's server reads its streams, it says that there are none
-	}()
-	s.SetLoggerV2(e, false, false, false)
-	s.Start() // recovers the streams before it returns
-	if err := e.failedStart(); err != nil {
-		return err
-	}
-	timeout := startTimeout
-	if deadline, ok := ctx.Deadline(); ok {
-		timeout = min(timeout, time.Until(deadline))
-	}
-	for end := time.Now().Add(timeout); !s.ReadyForConnections(min(startLook, time.Until(end))); {
-		if err := cmp.Or(e.failedStart(), context.Cause(ctx)); err != nil {
-			return err
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("%w: the embedded server isn't ready after %s", bus.ErrUnavailable, timeout.Round(time.Millisecond))
-		}
-	}
-	return nil
 }
 
 // beginLives looks whether the streams of a store that stands alone are what they were.
@@ -253,19 +210,6 @@ func (e *embedded) failure() error {
 	return nil
 }
 
-// failedStart is what has gone wrong with a server that is starting.
-func (e *embedded) failedStart() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	switch {
-	case e.fatal != "":
-		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.fatal)
-	case e.critical != "" && e.brokenAgain:
-		return fmt.Errorf("%w: %s", bus.ErrUnavailable, e.critical)
-	}
-	return nil
-}
-
 func (e *embedded) stop() error {
 	// The fields stay: a question whose caller has gone may still be under way.
 	e.mu.Lock() // nobody is between looking at it and e.healing.Go
@@ -274,8 +218,7 @@ func (e *embedded) stop() error {
 	e.healing.Wait()
 	e.background.Wait()
 	if s := e.server.Load(); s != nil {
-		s.Shutdown()
-		s.WaitForShutdown()
+		s.end()
 	}
 	if e.commits != nil {
 		e.commits.forget()
@@ -301,62 +244,9 @@ func (e *embedded) stop() error {
 	return err
 }
 
-// The server's logger, on slog. Fatalf must not end the process.
-
-func (e *embedded) Noticef(format string, args ...any) {
-	text := e.redacted(fmt.Sprintf(format, args...))
-	e.log.Debug("nats-server: " + text)
-	switch text {
-	case "Initiating JetStream Shutdown...":
-		e.stoppings.Add(1)
-	case "JetStream Shutdown":
-		e.stoppings.Add(-1)
-	}
-	if conn, _, closed := strings.Cut(text, "Leafnode connection closed: "); closed {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if !strings.HasPrefix(e.lastError, conn) { // of the same connection an error says more
-			e.lastError = text
-		}
-	}
-}
-func (e *embedded) Debugf(string, ...any) {}
-func (e *embedded) Tracef(string, ...any) {}
-func (e *embedded) Warnf(format string, args ...any) {
-	e.log.Warn("nats-server: " + e.redacted(fmt.Sprintf(format, args...)))
-}
-
-func (e *embedded) Errorf(format string, args ...any) {
-	text := e.redacted(fmt.Sprintf(format, args...))
-	e.log.Error("nats-server: " + text)
-	if isWriteFailure(text) {
-		e.broken(fmt.Sprintf("the store in %s can't be written to: %s", e.dir, text))
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.lastError = text
-}
-
-func (e *embedded) Fatalf(format string, args ...any) {
-	text := e.redacted(fmt.Sprintf(format, args...))
-	e.log.Error("nats-server: " + text)
-	if strings.HasPrefix(text, "Error listening on ") {
-		text += "; it must be an address of this machine, with a port that no other program has: choose another one in listen, route-listen or leaf-listen"
-	}
-	e.mu.Lock()
-	e.fatal = text
-	e.mu.Unlock()
-}
-
 // redacted takes the secrets out of URLs in what the server says. Elsewhere it doesn't say any, and a word that is
 // missing would give one away.
 func (e *embedded) redacted(text string) string {
-	e.mu.Lock()
-	door := e.door
-	e.mu.Unlock()
-	if door != "" {
-		text = strings.ReplaceAll(text, door, e.dir)
-	}
 	secrets := []string{e.cfg.Token}
 	if e.cfg.Cluster != nil {
 		secrets = append(secrets, e.cfg.Cluster.Secret)
