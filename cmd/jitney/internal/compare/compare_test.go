@@ -260,7 +260,7 @@ func TestMain_saysWhichBusLosesOrRepeats(t *testing.T) {
 
 	r = run(t, append(tiny, "-bus", "losing:"))
 	require.Equal(t, 1, r.status)
-	require.Regexp(t, `(?m)^missing or repeated deliveries +[1-9]\d*$`, r.out)
+	require.Regexp(t, `(?m)^missing or repeated deliveries +[1-9][\d,]*$`, r.out)
 }
 
 func TestMain_countsWhatIsLostAtAKill(t *testing.T) {
