@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 
@@ -203,6 +204,7 @@ func (b *backend) question(ctx context.Context, subject string, body []byte, ans
 	if answer == nil {
 		return nil
 	}
+	reflect.ValueOf(answer).Elem().SetZero() // what this answer leaves out would stay of an earlier one that was doubted
 	if err := json.Unmarshal(m.Data, answer); err != nil {
 		return err
 	}

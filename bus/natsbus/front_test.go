@@ -364,6 +364,39 @@ func TestFront_onlyItsLeaderSaysWhereAStreamEnds(t *testing.T) {
 	require.Equal(t, []string{"0", "1", "2"}, got.texts())
 }
 
+// A stream that is left with one replica, as an operator may want it, is one without a leader as long as the others go.
+func TestFront_anAnswerThatWasDoubtedLeavesNothingInTheNextOne(t *testing.T) {
+	f := newFront(t, "front", "log.>")
+	var infos atomic.Int64
+	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
+		if m.Subject != "$JS.API.STREAM.INFO.LOG" || infos.Add(1) > 2 {
+			return false
+		}
+		stream, err := f.js.Stream(t.Context(), "LOG")
+		if err != nil {
+			t.Error(err)
+			return true
+		}
+		info := *stream.CachedInfo()
+		info.Cluster = &jetstream.ClusterInfo{Name: "front", Leader: "n1", Replicas: []*jetstream.PeerInfo{{Name: "n2"}, {Name: "n3"}}}
+		text, err := json.Marshal(info)
+		if err == nil {
+			err = m.Respond(text)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	b := openURL(t, f.url)
+	infos.Store(0)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err := b.Subscribe(ctx, "log.*", new(collector).handle, bus.Last(10))
+	require.NoError(t, err)
+	require.Greater(t, infos.Load(), int64(2))
+}
+
 // The consumer of a tail may stand on a replica that is still being filled: it lives, and has nothing to give.
 func TestFront_aTailGoesOnWhereItsConsumerHasNothing(t *testing.T) {
 	f := newFront(t, "front", "log.>")
