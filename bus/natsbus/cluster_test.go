@@ -385,3 +385,53 @@ func TestCluster_aMemberSaysThatItsMachineHasCrashed(t *testing.T) {
 		})
 	}
 }
+
+// What docs/operate.md says to do when the replicas of the members may differ.
+func TestCluster_startedTogetherTheOneThatHasAStoreFillsTheEmptyOnes(t *testing.T) {
+	t.Parallel() // most of it waits
+	ctx := t.Context()
+	var configs [3]natsbus.Config
+	buses := openMembers(t, func(i int, c *natsbus.Config) { configs[i] = *c })
+	require.NoError(t, buses[0].EnsureStreams(ctx, chat))
+	group := func(b bus.Bus) (done *collector) {
+		done = &collector{}
+		_, err := b.Subscribe(ctx, "chat.*", done.handle, bus.DurableGroup("workers"), bus.Attempts(0))
+		require.NoError(t, err)
+		return done
+	}
+	before := group(buses[0])
+	for _, text := range numberedTexts(100) {
+		require.NoError(t, buses[0].Publish(ctx, "chat.Go", []byte(text)))
+	}
+	eventually(t, func() bool { return len(before.texts()) == 100 }, "the group to have all")
+	requireHealthy(t, buses...)
+	for _, b := range buses {
+		require.NoError(t, b.Close(ctx))
+	}
+	kept := storedIn(t, configs[1].Dir, chat.Name)
+	require.Positive(t, kept)
+	for _, i := range []int{0, 2} {
+		require.NoError(t, os.RemoveAll(configs[i].Dir))
+	}
+	buses = openMembers(t, func(i int, c *natsbus.Config) { *c = configs[i] })
+	requireHealthy(t, buses...)
+	want := numberedTexts(100)
+	for i, b := range buses {
+		require.Equal(t, kept, storedIn(t, configs[i].Dir, chat.Name), names[i])
+		require.NoError(t, b.EnsureStreams(ctx, chat))
+		want = append(want, "by "+names[i])
+	}
+	for i, b := range buses {
+		require.NoError(t, b.Publish(ctx, "chat.Go", []byte(want[100+i])))
+	}
+	requireHealthy(t, buses...)
+	for i, b := range buses {
+		var got collector
+		_, err := b.Subscribe(ctx, "chat.*", got.handle, bus.All())
+		require.NoError(t, err)
+		require.Equal(t, want, got.texts(), names[i])
+	}
+	after := group(buses[2])
+	require.Eventually(t, func() bool { return len(after.texts()) >= 3 }, clusterPatience, 10*time.Millisecond)
+	require.Equal(t, want[100:], after.texts(), "the group goes on")
+}

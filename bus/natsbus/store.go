@@ -68,7 +68,7 @@ func (e *embedded) beginBoot() error {
 	}
 	if string(was) != bootID() && !e.level.always {
 		e.log.Warn("natsbus: the machine has crashed under this member, which may have lost the end of its streams; if the others crashed at the same time, "+
-			"start all but one of them with an empty directory", "dir", e.dir)
+			"stop them all, and start them together, all but one with an empty directory", "dir", e.dir)
 	}
 	return nil // it stays until the member is open, so that a start that fails isn't the only one that tells
 }
