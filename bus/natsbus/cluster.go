@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -197,7 +198,9 @@ func (e *embedded) reroute(routes []*url.URL) error {
 	defer e.change.Unlock()
 	changed := e.opts.Clone()
 	changed.Routes = routes
-	if s := e.server.Load(); s.Running() && e.left == nil { // otherwise the next one will begin with them
+	// Otherwise the next one begins with them: a server whose store has failed would open it again.
+	if s := e.server.Load(); s.Running() && (e.left != nil || s.JetStreamEnabled()) {
+		changed.JetStream, changed.StoreDir = e.left == nil, cmp.Or(s.door, e.dir)
 		if err := s.ReloadOptions(changed); err != nil {
 			return err
 		}

@@ -94,9 +94,9 @@ func (e *embedded) fence(ctx context.Context, s *instance) error {
 
 // openBelow returns a file that this process has open: the one of a path, or one below it. Empty: there is none.
 func openBelow(path string) (string, error) {
-	path, err := filepath.EvalSymlinks(path)
+	path, err := filepath.Abs(path)
 	if err == nil {
-		path, err = filepath.Abs(path)
+		path, err = filepath.EvalSymlinks(path)
 	}
 	if err != nil {
 		return "", err

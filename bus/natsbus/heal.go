@@ -22,6 +22,8 @@ const (
 	// and less often, as the others elect leaders each time.
 	steady    = time.Minute
 	mostPause = 10 * time.Minute
+	// mostPreparing is the same for what they don't notice.
+	mostPreparing = 30 * time.Second
 	// healRoom is how many bytes must find room before the store is opened again.
 	healRoom = 4 << 20
 	// memberRoom is the same for a member, in whose store files of up to 8 MiB are written anew (defaultLargeBlockSize of nats-server).
@@ -108,6 +110,9 @@ func (e *embedded) heal() {
 			return
 		case <-tick.C:
 		}
+		e.change.Lock()
+		e.relay(ctx)
+		e.change.Unlock()
 		if e.tryRoom(e.healRoom()) != nil {
 			e.inTheWay("")
 			continue
@@ -213,7 +218,7 @@ func (e *embedded) reopen(ctx context.Context, failed bool) (found []damage, err
 }
 
 // restart has another server in the place of a member's, whose store is opened as at the start: a JetStream that is enabled again in a
-// cluster meets what is left of the one before. When it fails, a server without a store has the place, so that the program reaches
+// cluster meets what is left of the one before. Until it runs a server without a store has the place, so that the program reaches
 // the others.
 func (e *embedded) restart(ctx context.Context) error {
 	e.change.Lock()
@@ -224,23 +229,33 @@ func (e *embedded) restart(ctx context.Context) error {
 	if !restarts {
 		return errors.New("what is left of the server before can't be told: restart this member")
 	}
-	s := e.server.Load()
-	if e.left == nil { // s has the store
-		s.end()
-		e.left = s
+	if e.left == nil { // the server that runs has the store
+		e.left = e.server.Load()
+		e.left.end()
 	}
-	err := e.prepare(ctx)
+	e.relay(ctx)
+	if err := e.prepare(ctx); err != nil {
+		e.paused = min(e.paused, mostPreparing)
+		return err
+	}
+	e.server.Load().end()
+	err := e.runAnew(ctx, true)
 	if err == nil {
-		s.end()
-		if err = e.runAnew(ctx, true); err == nil {
-			e.left = nil
-			return nil
-		}
+		e.left = nil
+		return nil
 	}
-	if !e.server.Load().Running() && ctx.Err() == nil {
-		err = errors.Join(err, e.runAnew(ctx, false))
-	}
+	e.relay(ctx)
 	return err
+}
+
+// relay starts a server without a store if there is none. e.change is held.
+func (e *embedded) relay(ctx context.Context) {
+	if e.left == nil || e.server.Load().Running() {
+		return
+	}
+	if err := e.runAnew(ctx, false); err != nil && ctx.Err() == nil {
+		e.log.Warn("natsbus: this member can't reach the others; trying again", "error", err)
+	}
 }
 
 func (e *embedded) runAnew(ctx context.Context, store bool) error {

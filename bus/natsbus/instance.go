@@ -45,6 +45,9 @@ func (e *embedded) run(ctx context.Context, store bool) (err error) {
 	defer func() {
 		if err != nil {
 			s.end()
+			if store {
+				e.left = s
+			}
 			return
 		}
 		e.server.Store(s) // not before: while a member's server reads its streams, it says that there are none

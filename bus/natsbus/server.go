@@ -54,7 +54,7 @@ type embedded struct {
 
 	background sync.WaitGroup // what else ends with stopping
 
-	left   *instance     // of a member: that had the store last, and has ended; nil: the one that runs has it
+	left   *instance     // that had a member's store last, and has ended; nil: the one that runs has it. Under change
 	tried  time.Time     // when a member's store was tried the last time, by heal
 	paused time.Duration // after it, until the next time
 
