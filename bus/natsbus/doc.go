@@ -88,7 +88,7 @@
 //
 // When the disk is full, publishing is bus.ErrUnavailable at once, naming the file, and Health says so. The
 // store is opened again in place as soon as there is room; nothing that was acknowledged is lost. A member of a cluster
-// leaves it to the others until then; its own server is then started anew, on Linux by itself; elsewhere the program must be.
+// leaves it to the others until then; its own server is then started anew, on Linux by itself; elsewhere the program must be restarted.
 //
 // # Streams
 //

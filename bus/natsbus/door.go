@@ -15,9 +15,10 @@ import (
 const (
 	storeDir   = "jetstream" // the server's, in the directory that it is given
 	doorPrefix = "jitney.door-"
-	openFiles  = "/proc/self/fd"
-	shutTime   = 2 * time.Second
-	shutLook   = 50 * time.Millisecond
+	openFiles  = "/proc/self/fd" // of this process, on Linux
+	// fenceTime is how long it is waited for what is left of a server before that is said, and fenceLook how often it is looked for.
+	fenceTime = 2 * time.Second
+	fenceLook = 50 * time.Millisecond
 )
 
 // openDoor makes a way to the store for one server of a member: a directory with a link to the store in it. nats-server doesn't say
@@ -72,7 +73,7 @@ func (e *embedded) fence(ctx context.Context, s *instance) error {
 	if err := e.removeDoors(); err != nil {
 		return err
 	}
-	for end, free := time.Now().Add(shutTime), 0; free < 2; { // what was being opened when the door went is open at the second look
+	for end, free := time.Now().Add(fenceTime), 0; free < 2; { // what was being opened when the door went is open at the second look
 		open, err := openBelow(filepath.Join(e.dir, storeDir))
 		if err != nil {
 			return err
@@ -85,7 +86,7 @@ func (e *embedded) fence(ctx context.Context, s *instance) error {
 		default:
 			free = 0
 		}
-		if !sleep(ctx, shutLook) {
+		if !sleep(ctx, fenceLook) {
 			return context.Cause(ctx)
 		}
 	}

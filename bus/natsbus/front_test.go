@@ -325,12 +325,12 @@ func TestFront_closeEndsAPublishThatNobodyAcknowledges(t *testing.T) {
 	require.ErrorIs(t, err, bus.ErrClosed)
 }
 
-// While a stream is new the server that was to lead it answers, too, although another one does.
-func TestFront_onlyItsLeaderSaysWhereAStreamEnds(t *testing.T) {
-	f := newFront(t, "front", "log.>")
-	var infos atomic.Int64
+// misinform changes the first answers about the stream since the count that it returns was zero.
+func (f *front) misinform(t *testing.T, first int64, change func(info *jetstream.StreamInfo)) (asked *atomic.Int64) {
+	t.Helper()
+	asked = new(atomic.Int64)
 	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
-		if m.Subject != "$JS.API.STREAM.INFO.LOG" || infos.Add(1) > 4 {
+		if m.Subject != "$JS.API.STREAM.INFO.LOG" || asked.Add(1) > first {
 			return false
 		}
 		stream, err := f.js.Stream(t.Context(), "LOG")
@@ -339,10 +339,7 @@ func TestFront_onlyItsLeaderSaysWhereAStreamEnds(t *testing.T) {
 			return true
 		}
 		info := *stream.CachedInfo()
-		info.State.Msgs, info.State.LastSeq = 1, 1
-		info.Cluster = &jetstream.ClusterInfo{Name: "front", Leader: "n2", Replicas: []*jetstream.PeerInfo{
-			{Name: "n2", Active: time.Second}, {Name: "n3", Active: time.Second},
-		}}
+		change(&info)
 		text, err := json.Marshal(info)
 		if err == nil {
 			err = m.Respond(text)
@@ -351,6 +348,18 @@ func TestFront_onlyItsLeaderSaysWhereAStreamEnds(t *testing.T) {
 			t.Error(err)
 		}
 		return true
+	})
+	return asked
+}
+
+// While a stream is new the server that was to lead it answers, too, although another one does.
+func TestFront_onlyItsLeaderSaysWhereAStreamEnds(t *testing.T) {
+	f := newFront(t, "front", "log.>")
+	infos := f.misinform(t, 4, func(info *jetstream.StreamInfo) {
+		info.State.Msgs, info.State.LastSeq = 1, 1
+		info.Cluster = &jetstream.ClusterInfo{Name: "front", Leader: "n2", Replicas: []*jetstream.PeerInfo{
+			{Name: "n2", Active: time.Second}, {Name: "n3", Active: time.Second},
+		}}
 	})
 	for i := range 3 {
 		_, err := f.js.Publish(t.Context(), "log.a", fmt.Append(nil, i))
@@ -367,26 +376,8 @@ func TestFront_onlyItsLeaderSaysWhereAStreamEnds(t *testing.T) {
 // A stream that is left with one replica, as an operator may want it, is one without a leader as long as the others go.
 func TestFront_anAnswerThatWasDoubtedLeavesNothingInTheNextOne(t *testing.T) {
 	f := newFront(t, "front", "log.>")
-	var infos atomic.Int64
-	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
-		if m.Subject != "$JS.API.STREAM.INFO.LOG" || infos.Add(1) > 2 {
-			return false
-		}
-		stream, err := f.js.Stream(t.Context(), "LOG")
-		if err != nil {
-			t.Error(err)
-			return true
-		}
-		info := *stream.CachedInfo()
+	infos := f.misinform(t, 2, func(info *jetstream.StreamInfo) {
 		info.Cluster = &jetstream.ClusterInfo{Name: "front", Leader: "n1", Replicas: []*jetstream.PeerInfo{{Name: "n2"}, {Name: "n3"}}}
-		text, err := json.Marshal(info)
-		if err == nil {
-			err = m.Respond(text)
-		}
-		if err != nil {
-			t.Error(err)
-		}
-		return true
 	})
 	b := openURL(t, f.url)
 	infos.Store(0)

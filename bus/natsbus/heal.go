@@ -113,7 +113,7 @@ func (e *embedded) heal() {
 		e.change.Lock()
 		e.relay(ctx)
 		e.change.Unlock()
-		if e.tryRoom(e.healRoom()) != nil {
+		if e.tryRoom(e.roomNeeded()) != nil {
 			e.inTheWay("")
 			continue
 		}
@@ -166,8 +166,8 @@ func (e *embedded) heal() {
 	}
 }
 
-// healRoom is how many bytes must find room before the store is opened again.
-func (e *embedded) healRoom() int {
+// roomNeeded is how many bytes must find room before the store is opened again.
+func (e *embedded) roomNeeded() int {
 	if e.cfg.Cluster != nil {
 		return memberRoom
 	}

@@ -99,11 +99,13 @@ func TestFullDisk_ofAllMembersIsSaidAndHealsWhenThereIsRoom(t *testing.T) {
 	for i, b := range buses {
 		ps[i].next = i * 1_000_000 // no two have the same
 		writing.Go(func() {
+			tick := time.NewTicker(time.Millisecond)
+			defer tick.Stop()
 			for {
 				select {
 				case <-stop:
 					return
-				default:
+				case <-tick.C:
 				}
 				ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 				if err := b.Publish(ctx, "task", fmt.Appendf(nil, "%d %s", ps[i].next, strings.Repeat("x", 32<<10))); err == nil {
@@ -111,7 +113,6 @@ func TestFullDisk_ofAllMembersIsSaidAndHealsWhenThereIsRoom(t *testing.T) {
 				}
 				cancel()
 				ps[i].next++
-				time.Sleep(time.Millisecond)
 			}
 		})
 	}

@@ -166,7 +166,7 @@ func newBackend(log *slog.Logger) *backend {
 		return b.Find(ctx, ">")
 	}
 	b.lacks.Ask = b.check
-	b.room.Ask = func() (struct{}, error) { return struct{}{}, b.node.tryRoom(b.node.healRoom()) }
+	b.room.Ask = func() (struct{}, error) { return struct{}{}, b.node.tryRoom(b.node.roomNeeded()) }
 	return b
 }
 

@@ -59,13 +59,13 @@ type embedded struct {
 	paused time.Duration // after it, until the next time
 
 	mu          sync.Mutex
-	restarts    bool      // a member's server can be started anew in this process: it has a door
-	fatal       string    // what the server would have ended the process for
-	critical    string    // why the store doesn't work, until it does again
-	obstacle    string    // why it can't be opened again although there is room; empty: it can, or there is none
-	brokenAt    time.Time // since when
-	brokenAgain bool      // while it is being healed
-	healedAt    time.Time
+	restarts    bool            // a member's server can be started anew in this process: it has a door
+	fatal       string          // what the server would have ended the process for
+	critical    string          // why the store doesn't work, until it does again
+	obstacle    string          // why it can't be opened again although there is room; empty: it can, or there is none
+	brokenAt    time.Time       // since when
+	brokenAgain bool            // while it is being healed
+	healedAt    time.Time       // when a member's store was opened again the last time
 	failed      bool            // it couldn't be written to, or read; otherwise it is only damaged
 	damages     []damage        // that have been found since the start
 	lost        map[string]bool // streams that are there and can't be read
