@@ -69,6 +69,7 @@ func TestGroup_givesToTheProcessWhoseMembersAreFree(t *testing.T) {
 	s := startServer(t, t.TempDir(), -1)
 	a, b := openURL(t, s.ClientURL()), openURL(t, s.ClientURL())
 	require.NoError(t, a.EnsureStreams(t.Context(), work))
+	require.NoError(t, b.EnsureStreams(t.Context(), work)) // otherwise it learns within a second what is captured
 	for _, option := range []bus.SubscribeOption{bus.Group("g"), bus.DurableGroup("d")} {
 		gate, inside := make(chan struct{}), make(chan string, 1)
 		blocked, err := a.Subscribe(t.Context(), "work.*", func(_ context.Context, m *bus.Message) error {
