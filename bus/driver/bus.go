@@ -19,6 +19,9 @@ import (
 // askTimeout bounds questions to the backend that several callers share.
 const askTimeout = 10 * time.Second
 
+// newTries is how often New asks a backend that doesn't answer in time.
+const newTries = 3
+
 // Bus is a backend made into a bus.Bus.
 type Bus struct {
 	backend  Backend
@@ -89,11 +92,17 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 	b.refresh.Ask = b.install
 	b.table.Store(newTable(nil, nil))
 	b.acked.Store(&map[life]*atomic.Uint64{})
-	if _, err := b.refresh.Get(ctx); err != nil {
-		b.endLife(err)
-		return nil, errors.Join(err, backend.Close())
+	for try := 1; ; try++ {
+		_, err := b.refresh.Get(ctx)
+		switch {
+		case err == nil:
+			return b, nil
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil && try < newTries: // servers may be choosing a leader
+		default:
+			b.endLife(err)
+			return nil, errors.Join(err, backend.Close())
+		}
 	}
-	return b, nil
 }
 
 // Changed is called by the backend when what captures what may have changed elsewhere. It doesn't wait.
