@@ -336,7 +336,8 @@ func TestCluster_aMemberSaysThatItsMachineHasCrashed(t *testing.T) {
 	}{
 		{"closed", 0, "", false},
 		{"crashed", 0, "another start", true},
-		{"crashed with all on the disk", natsbus.SyncAlways, "another start", false},
+		{"crashed with all on the disk", natsbus.SyncAlways, "another start\nalways\n", false},
+		{"crashed, and opened with another level", natsbus.SyncAlways, "another start\n", true},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()

@@ -4,8 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -26,13 +30,63 @@ type consumerInfo struct {
 	} `json:"delivered"`
 }
 
+// listedConsumer is a consumer as the list has it.
+type listedConsumer struct {
+	Name         string          `json:"name"`
+	Created      time.Time       `json:"created"`
+	Config       json.RawMessage `json:"config"`
+	Acknowledged struct {
+		Sequence uint64 `json:"stream_seq"` // all up to here
+	} `json:"ack_floor"`
+	Cluster *clusterInfo `json:"cluster"`
+}
+
+// consumers lists those of a stream that answer. It is an error if another one doesn't that may have a position on a disk.
+func (b *backend) consumers(ctx context.Context, stream string) (all []listedConsumer, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	var silent error
+	for offset := 0; ; {
+		var page struct {
+			Total     int              `json:"total"`
+			Consumers []listedConsumer `json:"consumers"`
+			Missing   []string         `json:"missing"`
+		}
+		if err := b.ask(ctx, "$JS.API.CONSUMER.LIST."+stream, map[string]int{"offset": offset}, &page); err != nil {
+			return all, err
+		}
+		n := len(page.Missing)
+		for _, name := range page.Missing {
+			if !strings.HasPrefix(name, ownPrefix) {
+				silent = fmt.Errorf("%w: consumer %s of stream %s doesn't answer", bus.ErrUnavailable, name, stream)
+			}
+		}
+		for _, c := range page.Consumers {
+			if !slices.Contains(page.Missing, c.Name) {
+				all = append(all, c)
+				n++
+			}
+		}
+		if offset += n; n == 0 || offset >= page.Total {
+			return all, silent
+		}
+	}
+}
+
+const (
+	// ownPrefix begins the name of a consumer that isn't a durable group's.
+	ownPrefix = "jitney-"
+	// groupPrefix begins that of a group without a position.
+	groupPrefix = ownPrefix + "group-"
+)
+
 // consumerName of a group: operators find a durable one under its name. Others are told apart by their pattern, too.
 func consumerName(g driver.Group) string {
 	if g.Durable {
 		return g.Name
 	}
 	sum := sha256.Sum256([]byte(g.Name + " " + g.Pattern))
-	return "jitney-group-" + hex.EncodeToString(sum[:8])
+	return groupPrefix + hex.EncodeToString(sum[:8])
 }
 
 // room is where the processes of a group without a position hear each other.
@@ -81,13 +135,16 @@ func (p *groupShare) ensure(ctx context.Context) error {
 			p.base = max(info.Delivered.Sequence, info.Config.Start, 1) - 1
 			p.seen, p.unsure = p.base, true
 			p.mu.Unlock()
-			return p.b.sameEpoch(ctx, p.stream)
+			return p.current(ctx)
 		case err == nil:
 			return fmt.Errorf("%w: stream %s has a consumer %s for %q", bus.ErrConflict, p.stream.Config.Name, p.consumer, info.Config.Filter)
 		case !isCode(err, codeConsumerNotFound):
 			return err
 		}
 		if err := p.unique(ctx); err != nil {
+			return err
+		}
+		if err := p.mayCreate(ctx); err != nil {
 			return err
 		}
 		config := map[string]any{
@@ -106,12 +163,40 @@ func (p *groupShare) ensure(ctx context.Context) error {
 			err = p.b.server.made(ctx, configOf{p.stream.Config.Name, p.consumer})
 		}
 		if err == nil {
-			return p.b.sameEpoch(ctx, p.stream)
+			if err = p.current(ctx); errors.Is(err, driver.ErrEpoch) {
+				// It begins where another epoch was.
+				err = errors.Join(err, p.b.removeConfig(ctx, configOf{p.stream.Config.Name, p.consumer}))
+			}
+			return err
 		}
 		if !isCode(err, codeConsumerExists) && !isCode(err, codeConsumerNameInUse) {
 			return err
 		}
 		// Another process has just created it.
+	}
+}
+
+// current returns driver.ErrEpoch when the stream has begun another life.
+func (p *groupShare) current(ctx context.Context) error {
+	s := p.stream
+	p.mu.Lock()
+	s.Epoch = p.epoch
+	p.mu.Unlock()
+	return p.b.sameEpoch(ctx, s)
+}
+
+// mayCreate returns when no group of the stream is being made once more.
+func (p *groupShare) mayCreate(ctx context.Context) error {
+	ctx, cancel := p.b.inTime(ctx)
+	defer cancel()
+	for {
+		info, err := p.b.info(ctx, p.stream.Config.Name)
+		if err != nil || info.Config.Metadata[againKey] == "" {
+			return err
+		}
+		if !sleep(ctx, pause) {
+			return fmt.Errorf("%w: groups of stream %s go back to before a crash: %w", bus.ErrUnavailable, p.stream.Config.Name, context.Cause(ctx))
+		}
 	}
 }
 

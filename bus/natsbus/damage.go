@@ -532,3 +532,24 @@ func (b *block) mendHeader(record []byte) []byte {
 	binary.LittleEndian.PutUint32(mended[at:], uint32(end))
 	return mended
 }
+
+// messages calls f for each message up to the first record that isn't whole. data is a part of the file.
+func (b *block) messages(f func(seq uint64, at int64, data []byte)) {
+	for at := 0; at < len(b.text); {
+		n := b.record(b.text[at:])
+		if n == 0 {
+			return
+		}
+		text := b.text[at : at+n]
+		at += n
+		seq := binary.LittleEndian.Uint64(text[4:])
+		if seq&(recordErased|recordNone) != 0 {
+			continue
+		}
+		from := recordHead + int(binary.LittleEndian.Uint16(text[20:]))
+		if binary.LittleEndian.Uint32(text)&recordHeader != 0 {
+			from += 4 + int(binary.LittleEndian.Uint32(text[from:]))
+		}
+		f(seq, int64(binary.LittleEndian.Uint64(text[12:])), text[min(from, n-recordHash):n-recordHash])
+	}
+}

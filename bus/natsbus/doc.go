@@ -80,6 +80,7 @@
 // ?sync=always a publish returns when the disk has the message (one sync of the stream's files serves all who wait; on Windows
 // the server syncs each message). New streams and what a closed bus leaves are synced in each case.
 // In a cluster the level is the server's own on each member: with ?sync=always all that acknowledge have synced.
+// With less, members compare what they hold after a crash of their machines (on Linux), and what differs is made anew.
 // On a server elsewhere it is as that server is configured.
 //
 // What is stored has a hash. Files are checked before the server opens them, and then in rounds of a day while it runs, or with
@@ -97,7 +98,7 @@
 // than 30 seconds. Streams that others created can be used as well; those without direct access (allow_direct) are
 // read message by message until such a consumer does it. What is published without waiting (bus.AsyncPublisher) is
 // stored as it comes, in a cluster one message after the other. An epoch is the time of a stream's creation and, where the server is embedded, how often
-// the stream has lost its end since: by damage, or perhaps by a crash of the machine. Streams that other processes
+// the stream has lost its end since, or when: by damage, or perhaps by a crash of the machine, in a cluster of more than half of the machines. Streams that other processes
 // create, change or delete are noticed within a second, as long as the servers that know of it can be reached. What a stream may capture
 // whose leader is being elected, and whose subjects aren't known here, waits for it. So every process had best call EnsureStreams itself.
 //

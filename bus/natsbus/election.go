@@ -38,9 +38,12 @@ var errNoLeader = fmt.Errorf("%w: there is no leader now: more than half of the 
 
 // clusterInfo is how a stream's leader sees its replicas; nil where the server isn't in a cluster.
 type clusterInfo struct {
-	Leader   string `json:"leader"`
-	Replicas []struct {
+	Group       string    `json:"raft_group"`
+	Leader      string    `json:"leader"`
+	LeaderSince time.Time `json:"leader_since"`
+	Replicas    []struct {
 		Name    string        `json:"name"`
+		ID      string        `json:"peer"`
 		Offline bool          `json:"offline"`
 		Active  time.Duration `json:"active"` // since it was heard; 0: never
 	} `json:"replicas"`

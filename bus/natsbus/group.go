@@ -38,7 +38,7 @@ const (
 // groupShare is this process's part of a group: a pull consumer that all its processes share.
 type groupShare struct {
 	b        *backend
-	stream   driver.Stream
+	stream   driver.Stream // its epoch is the one at the beginning
 	group    driver.Group
 	consumer string
 	sink     driver.ShareSink
@@ -47,6 +47,7 @@ type groupShare struct {
 	gone     atomic.Bool // the consumer, so that nothing is confirmed any more
 
 	mu      sync.Mutex
+	epoch   string // of the stream
 	inbox   string
 	sub     *nats.Subscription
 	wanted  int // messages that may come
@@ -69,7 +70,7 @@ type groupShare struct {
 func (b *backend) Join(ctx context.Context, s driver.Stream, g driver.Group, sink driver.ShareSink) (driver.Share, error) {
 	p := &groupShare{
 		b: b, stream: s, group: g, consumer: consumerName(g), sink: sink,
-		stop: make(chan struct{}), out: map[string]struct{}{}, seen: g.After, base: g.After,
+		stop: make(chan struct{}), out: map[string]struct{}{}, epoch: s.Epoch, seen: g.After, base: g.After,
 	}
 	// Before it looks for the consumer, so that nobody removes that as the last one who leaves.
 	if err := p.answer(ctx); err != nil {
@@ -147,10 +148,18 @@ func (p *groupShare) again() {
 	defer cancel()
 	_, err := p.info(ctx)
 	if isCode(err, codeConsumerNotFound) && !p.group.Durable {
-		p.mu.Lock()
-		p.group.After = p.seen
-		p.mu.Unlock()
-		err = p.ensure(ctx)
+		if st, stateErr := p.b.State(ctx, p.stream.Config.Name); stateErr == nil {
+			p.follow(st.Epoch)
+			p.mu.Lock()
+			p.group.After = min(p.seen, st.Last)
+			p.mu.Unlock()
+			err = p.ensure(ctx)
+		}
+	}
+	if isCode(err, codeConsumerNotFound) {
+		if info, lookErr := p.b.info(ctx, p.stream.Config.Name); lookErr == nil && info.Config.Metadata[rewindKey] != "" {
+			err = errors.New("it is going back to before a crash") // and may be made once more
+		}
 	}
 	switch {
 	case isCode(err, codeConsumerNotFound), errors.Is(err, driver.ErrNotCaptured), errors.Is(err, driver.ErrEpoch):
@@ -228,11 +237,12 @@ func (p *groupShare) receive(m *nats.Msg) {
 	} else {
 		p.unsure = p.unsure || place.sequence > p.base
 	}
+	epoch := p.epoch
 	p.mu.Unlock()
 	p.lookForGap()
 	p.sink.Deliver(&driver.Delivery{Attempt: place.attempt, Ticket: m.Reply, Message: &bus.Message{
 		Subject: m.Subject, Data: m.Data[:len(m.Data):len(m.Data)], Header: header(readable(m)),
-		Cursor: bus.NewCursor(p.stream.Epoch, place.sequence), Time: place.time,
+		Cursor: bus.NewCursor(epoch, place.sequence), Time: place.time,
 	}})
 }
 
@@ -277,7 +287,7 @@ func (p *groupShare) pauseAndAskAgain() {
 func (p *groupShare) lookForGap() {
 	c := &p.stream.Config
 	p.mu.Lock()
-	base, seen := p.base, p.seen
+	base, seen, epoch := p.base, p.seen, p.epoch
 	needless := !p.unsure || time.Since(p.looked) < gapPause
 	if !needless {
 		p.looked = time.Now()
@@ -289,20 +299,46 @@ func (p *groupShare) lookForGap() {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
 	st, err := p.b.State(ctx, c.Name)
-	if err != nil || st.Epoch != p.stream.Epoch {
+	if err != nil {
 		return // it is looked for again
 	}
+	if st.Epoch != epoch {
+		p.follow(st.Epoch)
+		return
+	}
 	p.mu.Lock()
+	if p.epoch != epoch {
+		p.mu.Unlock()
+		return
+	}
 	p.base = max(seen, min(st.First, st.Last+1)-1)
 	p.unsure = p.seen > p.base
 	p.mu.Unlock()
 	if st.First <= base+1 {
 		return
 	}
-	gap := &bus.GapError{Stream: c.Name, Before: bus.NewCursor(p.stream.Epoch, st.First), Missed: st.First - base - 1}
+	gap := &bus.GapError{Stream: c.Name, Before: bus.NewCursor(epoch, st.First), Missed: st.First - base - 1}
 	if base > 0 {
-		gap.After = bus.NewCursor(p.stream.Epoch, base)
+		gap.After = bus.NewCursor(epoch, base)
 	}
+	p.sink.Notice(gap)
+}
+
+// follow goes on in another epoch of the stream, in which the group keeps its position, or goes back.
+func (p *groupShare) follow(epoch string) {
+	p.mu.Lock()
+	if p.epoch == epoch || p.leaving {
+		p.mu.Unlock()
+		return
+	}
+	gap := &bus.GapError{Stream: p.stream.Config.Name, Before: bus.NewCursor(epoch, 1)}
+	if p.seen > 0 {
+		gap.After = bus.NewCursor(p.epoch, p.seen)
+	}
+	p.epoch = epoch
+	p.base, p.unsure = 0, false // what went before is that gap
+	clear(p.out)                // what was given comes again, and may be another message's place
+	p.mu.Unlock()
 	p.sink.Notice(gap)
 }
 

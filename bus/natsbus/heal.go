@@ -100,9 +100,11 @@ func (e *embedded) heal() {
 	defer cancel()
 	tick := time.NewTicker(healEvery)
 	defer tick.Stop()
+	e.mu.Lock()
 	if time.Since(e.healedAt) > max(steady, e.paused) {
 		e.paused = 0
 	}
+	e.mu.Unlock()
 	said := "" // of what is in the way
 	for {
 		select {
@@ -127,7 +129,7 @@ func (e *embedded) heal() {
 		var found []damage
 		var err error
 		if e.cfg.Cluster != nil {
-			err = e.restart(ctx)
+			err = e.restart(ctx, e.rewrite)
 		} else {
 			found, err = e.reopen(ctx, failed)
 		}
@@ -183,6 +185,8 @@ func (e *embedded) inTheWay(what string) {
 
 // due reports whether a member's store is to be tried now.
 func (e *embedded) due() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if time.Since(e.tried) < e.paused {
 		return false
 	}
@@ -219,8 +223,8 @@ func (e *embedded) reopen(ctx context.Context, failed bool) (found []damage, err
 
 // restart has another server in the place of a member's, whose store is opened as at the start: a JetStream that is enabled again in a
 // cluster meets what is left of the one before. Until it runs a server without a store has the place, so that the program reaches
-// the others.
-func (e *embedded) restart(ctx context.Context) error {
+// the others. between is called when nothing uses the store.
+func (e *embedded) restart(ctx context.Context, between func(ctx context.Context) error) error {
 	e.change.Lock()
 	defer e.change.Unlock()
 	e.mu.Lock()
@@ -234,8 +238,10 @@ func (e *embedded) restart(ctx context.Context) error {
 		e.left.end()
 	}
 	e.relay(ctx)
-	if err := e.prepare(ctx); err != nil {
+	if err := e.prepare(ctx, between); err != nil {
+		e.mu.Lock()
 		e.paused = min(e.paused, mostPreparing)
+		e.mu.Unlock()
 		return err
 	}
 	e.server.Load().end()
@@ -266,11 +272,11 @@ func (e *embedded) runAnew(ctx context.Context, store bool) error {
 }
 
 // prepare has the store of a member ready for another server.
-func (e *embedded) prepare(ctx context.Context) error {
+func (e *embedded) prepare(ctx context.Context, between func(ctx context.Context) error) error {
 	if err := e.fence(ctx, e.left); err != nil {
 		return err
 	}
-	if err := e.rewrite(ctx); err != nil {
+	if err := between(ctx); err != nil {
 		return err
 	}
 	return e.inspect(ctx)

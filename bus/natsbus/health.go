@@ -132,6 +132,9 @@ func (b *backend) check() (lacks []string, err error) {
 			lacks = append(lacks, found.Error)
 		}
 	}
+	for _, name := range b.node.differing() {
+		lacks = append(lacks, fmt.Sprintf("its replica of stream %s isn't what the leader has, since the machines crashed; it is made anew", name))
+	}
 	if len(lacks) > 0 {
 		slices.Sort(lacks)
 		return lacks, nil

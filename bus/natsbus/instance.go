@@ -122,6 +122,9 @@ func (s *instance) Warnf(format string, args ...any) {
 	text := s.redacted(format, args)
 	s.e.log.Warn("nats-server: " + text)
 	s.judge(text)
+	if s.e.review != nil {
+		s.e.review.heed(text)
+	}
 }
 
 // Errorf implements server.Logger.

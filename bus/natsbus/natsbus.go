@@ -141,10 +141,24 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 			// What waits is done by the others, or ends with the connection to the server that is replaced.
 			e.watch(func(error) {}, func() {}, func([]damage) {})
 		}
+		if e.cfg.Cluster != nil {
+			if err := b.answerPeers(); err != nil {
+				return nil, errors.Join(err, b.Close())
+			}
+		}
 		conns := e.peerConns()
 		e.background.Go(func() { e.watchPeers(conns, b.reconnected, b.missed) })
 	}
-	return b.run(ctx, o, shared)
+	opened, err := b.run(ctx, o, shared)
+	if err == nil && e.cfg.Cluster != nil {
+		e.background.Go(func() { // not before: it may start the server anew
+			ctx, cancel := e.untilStopped()
+			defer cancel()
+			b.keepSound(ctx)
+		})
+		e.awaitSound(ctx)
+	}
+	return opened, err
 }
 
 func newBackend(log *slog.Logger) *backend {
@@ -220,8 +234,10 @@ func (b *backend) dial(url string, opts []nats.Option) error {
 // run makes the bus. shared says that others may change the streams.
 func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.Bus, error) {
 	b.shared = shared
-	if err := b.reachable(ctx); err != nil {
-		return nil, errors.Join(err, b.Close())
+	if b.node == b.server { // others have waited for an answer, and one of the next may have to wait for another election
+		if err := b.reachable(ctx); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
 	}
 	d, err := driver.New(ctx, b, driver.Config{OpenOptions: o, Sole: !shared})
 	if err != nil {

@@ -40,6 +40,7 @@ type embedded struct {
 	booted  bool     // noteBoot was called
 	lives   *lives
 	copies  *copies
+	review  *review // of a member of a cluster
 	server  atomic.Pointer[instance]
 	opts    *server.Options // of the server
 	change  sync.Mutex      // of the server or its options, while it runs
@@ -55,7 +56,7 @@ type embedded struct {
 	background sync.WaitGroup // what else ends with stopping
 
 	left   *instance     // that had a member's store last, and has ended; nil: the one that runs has it. Under change
-	tried  time.Time     // when a member's store was tried the last time, by heal
+	tried  time.Time     // when a member's store was tried the last time, by heal. Under mu
 	paused time.Duration // after it, until the next time
 
 	mu          sync.Mutex

@@ -53,29 +53,42 @@ func (e *embedded) claim() error {
 }
 
 // bootFile is in a member's store while it is open, and holds which start of the machine that was.
-const bootFile = "jitney.boot"
+// Its second line says if what it had acknowledged was on its disk then.
+const (
+	bootFile     = "jitney.boot"
+	syncedAlways = "always"
+)
 
 // beginBoot tells if the machine has crashed while a member's store was open: what the member had acknowledged
 // to the others may be gone from its disk, and if it is gone from more than half of them, they may store something else in its
 // place, each its own, and the server doesn't notice.
 func (e *embedded) beginBoot() error {
 	was, err := os.ReadFile(filepath.Join(e.dir, bootFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return e.noteBoot()
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return storeError(e.dir, err)
 	}
-	if string(was) != bootID() && !e.level.always {
-		e.log.Warn("natsbus: the machine has crashed under this member, which may have lost the end of its streams; if the others crashed at the same time, "+
-			"stop them all, and start them together, all but one with an empty directory", "dir", e.dir)
+	first := err != nil
+	boot, level, _ := strings.Cut(strings.TrimSpace(string(was)), "\n")
+	crashed := !first && boot != strings.TrimSpace(bootID()) && level != syncedAlways
+	if crashed {
+		e.log.Warn("natsbus: the machine has crashed under this member, which may have lost the end of its streams; they are compared with what the others have", "dir", e.dir)
+	}
+	if e.review, err = e.beginReview(crashed); err != nil {
+		return err
+	}
+	if first {
+		return e.noteBoot()
 	}
 	return nil // it stays until the member is open, so that a start that fails isn't the only one that tells
 }
 
 // noteBoot notes that a member's store is open.
 func (e *embedded) noteBoot() error {
-	if err := replaceFile(filepath.Join(e.dir, bootFile), []byte(bootID())); err != nil {
+	text := strings.TrimSpace(bootID()) + "\n"
+	if e.level.always {
+		text += syncedAlways + "\n"
+	}
+	if err := replaceFile(filepath.Join(e.dir, bootFile), []byte(text)); err != nil {
 		return storeError(e.dir, err)
 	}
 	e.booted = true
@@ -104,7 +117,7 @@ func unmarkedOwner(dir string) (string, error) {
 		return "", err
 	}
 	// The consensus of a cluster is in the system account's.
-	if _, err := os.Stat(filepath.Join(dir, storeDir, "$SYS", "_js_")); err == nil {
+	if _, err := os.Stat(consensusDir(dir)); err == nil {
 		return "member of a cluster that isn't known here", nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", err

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jitney-go/jitney/bus"
@@ -46,12 +47,16 @@ type streamInfo struct {
 	} `json:"state"`
 }
 
-// epoch of a stream: when it was created and, where the store is ours, how often it has lost its end since.
+// epoch of a stream: when it was created and, if it has lost its end since, or may have, when that was found out.
 func (b *backend) epoch(i *streamInfo) string {
 	if b.server != nil {
 		return b.server.lives.epoch(i.Config.Name, i.Created)
 	}
-	return strconv.FormatInt(i.Created.UnixNano(), 36)
+	epoch := strconv.FormatInt(i.Created.UnixNano(), 36)
+	if life := i.Config.Metadata[lifeKey]; life != "" {
+		epoch += "-" + life
+	}
+	return epoch
 }
 
 // first is the sequence of the oldest message, or the one that the next will have.
@@ -81,6 +86,7 @@ func (b *backend) stream(i *streamInfo) driver.Stream {
 func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 	var streams []driver.Stream
 	led, leaderless := map[string]uint64{}, map[string]struct{}{}
+	var unfinished []string // of what a crash has to be settled here
 	for offset := 0; ; {
 		var page struct {
 			Total   int               `json:"total"`
@@ -107,6 +113,10 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 				leaderless[name] = struct{}{}
 			} else if b.isMember() && page.Streams[i].holds(b.node.cfg.Cluster.Member) {
 				led[name] = page.Streams[i].State.Last
+				metadata := page.Streams[i].Config.Metadata
+				if metadata[rewindKey] != "" || b.node.review.life(&page.Streams[i]) != metadata[lifeKey] || slices.Contains(strings.Fields(metadata[absentKey]), b.node.server.Load().Node()) {
+					unfinished = append(unfinished, name)
+				}
 			}
 			if page.Streams[i].undecided() {
 				continue
@@ -114,6 +124,11 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 			s := b.stream(&page.Streams[i])
 			if old, ok := b.epochs[s.Config.Name]; ok && old != s.Epoch {
 				b.known.Delete(s.Config.Name)
+				for p := range b.shares {
+					if p.stream.Config.Name == s.Config.Name {
+						p.stopped.Go(func() { p.follow(s.Epoch) })
+					}
+				}
 			}
 			b.epochs[s.Config.Name] = s.Epoch
 			if _, uses := b.known.Load(s.Config.Name); uses && b.elects && page.Streams[i].doubt() == nil {
@@ -139,6 +154,9 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 		}
 		b.mu.Unlock()
 		if over {
+			if len(unfinished) > 0 {
+				b.node.review.poke(unfinished)
+			}
 			return streams, nil
 		}
 	}

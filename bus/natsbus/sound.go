@@ -1,0 +1,512 @@
+package natsbus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jitney-go/jitney/bus/driver"
+)
+
+// How replicas become what their leader has again after a crash of several members.
+//
+// Each member tells the others what it suspects (standing.go), and compares a replica that it suspects with the leader's: by the messages
+// with which it ended, and by how many there are. If so many holders have crashed that the others can't choose a leader by themselves,
+// the leader's replica is what the stream is from then on. One that differs is taken away, one member after the other, and filled by the
+// leader (replace.go). Then the stream begins another epoch, and its groups go back to before the crash (rewind.go). Only Open waits
+// for it, and not for ever: what was read before is a gap then.
+
+const (
+	soundEvery = 300 * time.Millisecond
+	// openPatience is how long Open waits for it.
+	openPatience = 15 * time.Second
+	// absence is how long a holder that has answered is waited for: it may be filling a new replica.
+	absence = 2 * time.Minute
+	// gathering is how long one is that hasn't answered since this member was opened: its machine may be starting.
+	gathering = 10 * time.Second
+	// unreached is after what time a leader whose messages the others don't get starts its server anew. It has more messages than
+	// its log tells of, which only a snapshot passes on, and the server makes one every two minutes, or when it stops.
+	unreached = 10 * time.Second
+	// countTries is how often a replica may have another number of messages deleted than the leader before it differs.
+	countTries = 20
+	// stepPause lies between attempts to have another member lead.
+	stepPause = 5 * time.Second
+	// lookTogether is how many streams are looked at together.
+	lookTogether = 500
+	// asksAtOnce is how many streams are asked for at a time.
+	asksAtOnce = 8
+)
+
+// In a stream's metadata.
+const (
+	lifeKey   = "jitney-life"   // another epoch: when it began, in ns by 36
+	soundKey  = "jitney-sound"  // crashes that it knows of, as MEMBER=CRASH
+	absentKey = "jitney-absent" // the ids of members that had a replica and didn't answer when it began
+	fromKey   = "jitney-from"   // the first sequence that may be another message's since then
+	rewindKey = "jitney-rewind" // the sequence to which groups have to go back, until they have
+	againKey  = "jitney-again"  // the config of a consumer that is being made once more
+)
+
+// view is what is known of the replicas of a stream at a moment.
+type view struct {
+	name string
+	info *streamInfo
+	lead string // who leads, and since when
+	me   string
+	all  map[string]standing // of the holders that have answered
+}
+
+// need is how many replicas make more than half.
+func (v *view) need() int { return len(v.info.holders())/2 + 1 }
+
+// may reports whether so many crashed holders may have lost what was acknowledged: the others can't choose a leader by themselves,
+// and those that never had it, or have lost it, can.
+func (v *view) may(crashed int) bool {
+	n := len(v.info.holders())
+	return n-crashed < v.need() && crashed >= 2*v.need()-n
+}
+
+// lossy reports whether something may be lost.
+func (v *view) lossy() bool {
+	suspected := 0
+	for _, x := range v.all {
+		if x.Crash != "" {
+			suspected++
+		}
+	}
+	return v.may(suspected)
+}
+
+// safe reports whether nothing is lost, whatever those do that don't answer.
+func (v *view) safe() bool {
+	trusted := 0
+	for _, x := range v.all {
+		if x.Crash == "" && x.Holds {
+			trusted++
+		}
+	}
+	return !v.may(len(v.info.holders()) - trusted)
+}
+
+// misled reports whether somebody may have read what isn't the stream's.
+func (v *view) misled() bool {
+	for _, x := range v.all {
+		if x.Misled {
+			return true
+		}
+	}
+	return false
+}
+
+// missed reports whether a member was away when the stream began its last epoch.
+func (v *view) missed(id string) bool {
+	return slices.Contains(strings.Fields(v.info.Config.Metadata[absentKey]), id)
+}
+
+// keepSound looks after what is suspected until ctx ends.
+func (b *backend) keepSound(ctx context.Context) {
+	r := b.node.review
+	for sleep(ctx, soundEvery) {
+		r.mu.Lock()
+		maps.DeleteFunc(r.poked, func(_ string, until time.Time) bool { return time.Now().After(until) })
+		names := map[string]bool{}
+		for name := range r.poked {
+			names[name] = true
+		}
+		for name := range r.record.Suspects {
+			names[name] = true
+		}
+		leftovers := len(r.leftovers) > 0
+		r.mu.Unlock()
+		if !b.rc.IsConnected() || b.node.failure() != nil {
+			continue
+		}
+		if leftovers && time.Now().After(r.next) && b.node.canRestart() {
+			b.node.clear(ctx)
+		} else if len(names) > 0 {
+			for some := range slices.Chunk(sortedKeys(names), lookTogether) {
+				b.settleAll(ctx, some)
+			}
+			if err := b.node.save(); err != nil {
+				b.log.Warn("natsbus: noting what isn't suspected any more", "error", err)
+			}
+		}
+	}
+}
+
+// awaitSound waits for a while until nothing is suspected, so that a program doesn't begin with a server that starts anew.
+func (e *embedded) awaitSound(ctx context.Context) {
+	for until := time.Now().Add(openPatience); time.Now().Before(until) && sleep(ctx, soundEvery/10); {
+		e.review.mu.Lock()
+		n := len(e.review.record.Suspects) + len(e.review.leftovers)
+		e.review.mu.Unlock()
+		if n == 0 {
+			return
+		}
+	}
+}
+
+// settleAll brings each of some streams a step further.
+func (b *backend) settleAll(ctx context.Context, names []string) {
+	replace := map[string][]string{}
+	for _, v := range b.look(ctx, names) {
+		if !b.rc.IsConnected() {
+			return // its server was started anew for one of them
+		}
+		groups, err := b.settle(ctx, v)
+		if len(groups) > 0 {
+			replace[v.name] = groups
+		}
+		b.tellStep(v.name, err, ctx)
+	}
+	if len(replace) > 0 && ctx.Err() == nil && time.Now().After(b.node.review.next) {
+		b.replace(ctx, replace)
+	}
+}
+
+// tellStep logs why a stream isn't a step further, once.
+func (b *backend) tellStep(name string, err error, ctx context.Context) {
+	r := b.node.review
+	if err == nil {
+		delete(r.said, name)
+	} else if ctx.Err() == nil && r.said[name] != err.Error() {
+		r.said[name] = err.Error()
+		b.log.Warn("natsbus: after a crash a stream isn't compared yet", "stream", name, "error", err)
+	}
+}
+
+// look asks about streams. Those that can't be asked now are left out.
+func (b *backend) look(ctx context.Context, names []string) (views []*view) {
+	me := b.node.cfg.Cluster.Member
+	infos := make([]*streamInfo, len(names))
+	turns := make(chan struct{}, asksAtOnce)
+	var asking sync.WaitGroup
+	for i, name := range names {
+		asking.Go(func() {
+			turns <- struct{}{}
+			defer func() { <-turns }()
+			info, err := b.surely(ctx, name)
+			switch {
+			case errors.Is(err, driver.ErrNotCaptured) || err == nil && !info.holds(me):
+				b.node.acquit(name, "this member has no replica of it")
+			case err == nil && info.Cluster != nil:
+				infos[i] = info
+			}
+		})
+	}
+	asking.Wait()
+	holders := map[string][]string{}
+	for i, info := range infos {
+		if info != nil {
+			for _, holder := range info.holders() {
+				holders[holder.name] = append(holders[holder.name], names[i])
+			}
+		}
+	}
+	heard := b.hear(ctx, holders)
+	for i, info := range infos {
+		if info == nil {
+			continue
+		}
+		v := &view{name: names[i], info: info, lead: info.lead(), me: me, all: map[string]standing{}}
+		for _, holder := range info.holders() {
+			x, answered := heard[holder.name][v.name]
+			if x.Crash != "" && x.Crash == crashOf(info.Config.Metadata, holder.name) { // it is about to find out
+				x = standing{Holds: x.Holds, First: x.First, Last: x.Last, Deleted: x.Deleted}
+			}
+			if answered {
+				v.all[holder.name] = x
+			}
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+// surely is info of a leader that is one.
+func (b *backend) surely(ctx context.Context, name string) (*streamInfo, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return b.info(ctx, name)
+}
+
+// lead says who leads the stream, and since when.
+func (i *streamInfo) lead() string {
+	return fmt.Sprint(i.Cluster.Leader, "@", i.Cluster.LeaderSince.UnixNano())
+}
+
+// holder is a member that has a replica.
+type holder struct {
+	name string
+	id   string // empty: it is the leader
+}
+
+// holders are sorted by name. A member that isn't known since the leader's server was started has a name that nobody has.
+func (i *streamInfo) holders() []holder {
+	all := []holder{{name: i.Cluster.Leader}}
+	for _, r := range i.Cluster.Replicas {
+		all = append(all, holder{r.Name, r.ID})
+	}
+	slices.SortFunc(all, func(a, b holder) int { return strings.Compare(a.name, b.name) })
+	return all
+}
+
+// crashOf is which crash of a member a stream's metadata knows of.
+func crashOf(metadata map[string]string, member string) string {
+	for _, entry := range strings.Fields(metadata[soundKey]) {
+		if name, id, _ := strings.Cut(entry, "="); name == member {
+			return id
+		}
+	}
+	return ""
+}
+
+// settle brings a stream a step further. It returns the groups of this member's replica if that is to be taken away.
+func (b *backend) settle(ctx context.Context, v *view) (groups []string, err error) {
+	p := b.node.review.suspectOf(v.name)
+	switch {
+	case p == nil:
+	case !p.Created.IsZero() && !p.Created.Equal(v.info.Created):
+		b.node.acquit(v.name, "it is another stream")
+		return nil, nil
+	case p.Crash == crashOf(v.info.Config.Metadata, v.me):
+		b.node.acquit(v.name, "the stream has begun another epoch")
+		return nil, nil
+	}
+	if p == nil && v.missed(b.node.server.Load().Node()) {
+		return nil, b.node.suspectReplica(v.name, v.info.Created)
+	}
+	if v.info.Cluster.Leader == v.me {
+		return nil, b.lead(ctx, v, p)
+	}
+	mine, truth := v.all[v.me], v.all[v.info.Cluster.Leader]
+	if p != nil {
+		p.waiting = time.Time{}
+	}
+	switch {
+	case !truth.Holds || !truth.sound(v.lead): // there is nothing to compare with yet
+		return nil, nil
+	case p == nil && v.lossy():
+		return nil, b.node.suspectReplica(v.name, v.info.Created)
+	case p == nil:
+		return nil, nil
+	case p.Sound == v.lead && v.safe() && !p.Misled:
+		return nil, b.trust(ctx, v)
+	case p.Sound == v.lead: // until the leader begins the next epoch, or more is known
+		return nil, nil
+	case !p.Differs && p.checked != v.lead:
+		same, err := b.same(ctx, v, p)
+		if err == nil && same {
+			p.checked = v.lead
+		}
+		if err == nil && !same {
+			err = b.node.note(p, func() { p.Differs, p.Misled, p.Sound = true, true, "" })
+		}
+		return nil, err
+	case p.Differs && !p.Replaced:
+		return b.turn(v)
+	}
+	return nil, b.count(v, p, mine, truth)
+}
+
+// count compares how many messages a replica has with how many the leader has. What it has is asked later.
+func (b *backend) count(v *view, p *suspect, mine, truth standing) error {
+	goesOn := p.truth != 0 && truth.Last > p.truth
+	p.truth = truth.Last
+	more, fewer := mine.Last-truth.Last, mine.Deleted-truth.Deleted
+	switch {
+	case !mine.Holds || mine.Last < truth.Last:
+		return nil // not all yet
+	case more == 0 && fewer == 0 && (mine.First == truth.First || v.info.Config.MaxAge > 0),
+		goesOn && fewer >= 0 && uint64(fewer) <= more:
+		p.uncounted = 0
+		return b.node.note(p, func() { p.Sound = v.lead })
+	case goesOn:
+		p.uncounted = 0
+		return nil
+	}
+	if p.uncounted++; p.uncounted < countTries {
+		return nil
+	}
+	return b.node.note(p, func() { p.Differs, p.Misled, p.Replaced, p.Sound, p.uncounted = true, true, false, "", 0 })
+}
+
+// same reports whether the leader has the messages with which a replica ended, and those that its log has added, as far as limits have left them.
+func (b *backend) same(ctx context.Context, v *view, p *suspect) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	end := uint64(0)
+	if len(p.Marks) > 0 {
+		end = p.Marks[len(p.Marks)-1].Seq
+	}
+	added, err := behind(filepath.Join(b.node.streamsDir(), v.name), end, b.node.review.began)
+	if err != nil {
+		return false, err
+	}
+	for _, m := range slices.Concat(added, p.Marks) {
+		switch same, err := b.has(ctx, v, m); {
+		case err != nil:
+			return false, err
+		case !same:
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// has reports whether the leader has a message, or a limit may have taken it.
+func (b *backend) has(ctx context.Context, v *view, m mark) (bool, error) {
+	if m.Seq < v.info.State.First {
+		return true, nil
+	}
+	var answer struct {
+		Message struct {
+			Time time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err := b.ask(ctx, "$JS.API.STREAM.MSG.GET."+v.name, map[string]uint64{"seq": m.Seq}, &answer)
+	switch {
+	case isCode(err, codeNoSuchMessage):
+		info, err := b.info(ctx, v.name)
+		return err == nil && m.Seq <= info.State.Last, err
+	case err != nil:
+		return false, err
+	}
+	return answer.Message.Time.UnixNano() == m.Time, nil
+}
+
+// trust acquits a replica of which nothing differs.
+func (b *backend) trust(ctx context.Context, v *view) error {
+	id := b.node.server.Load().Node()
+	if v.missed(id) {
+		err := b.changeMetadata(ctx, v.name, func(m map[string]string) {
+			m[absentKey] = strings.Join(slices.DeleteFunc(strings.Fields(m[absentKey]), func(other string) bool { return other == id }), " ")
+		})
+		if err != nil {
+			return err
+		}
+	}
+	b.node.acquit(v.name, "it is what the leader has")
+	return nil
+}
+
+// lead looks after a stream whose leader this member is. p is what it suspects of its own replica.
+func (b *backend) lead(ctx context.Context, v *view, p *suspect) error {
+	metadata := v.info.Config.Metadata
+	if known := b.node.review.life(v.info); known != metadata[lifeKey] {
+		return b.changeMetadata(ctx, v.name, func(m map[string]string) { m[lifeKey] = known }) // somebody has put it back
+	}
+	var failed error
+	if metadata[rewindKey] != "" {
+		failed = b.rewind(ctx, v)
+	}
+	switch better := v.better(p); {
+	case better != "":
+		return errors.Join(failed, b.stepDown(ctx, v, better))
+	case !v.lossy() && !v.misled():
+		return failed
+	case p != nil && p.Sound != v.lead:
+		return errors.Join(failed, b.seed(ctx, v, p))
+	}
+	for _, holder := range v.info.holders() {
+		x, there := v.all[holder.name]
+		switch {
+		case holder.name == v.me:
+		case there && !x.sound(v.lead), there && x.Crash == "" && v.lossy(): // it doesn't know yet
+			return failed
+		case !there && b.node.review.awaits(holder.name):
+			return failed
+		}
+	}
+	return errors.Join(failed, b.nextLife(ctx, v))
+}
+
+// better is who is to lead instead of this member, which suspects its replica: with one that was what an earlier leader had, or if nothing
+// is lost, with one that isn't suspected. Empty: nobody.
+func (v *view) better(p *suspect) (best string) {
+	if p == nil || p.Sound != "" && (!p.Differs || p.Replaced) && !v.safe() {
+		return ""
+	}
+	for _, holder := range v.info.holders() {
+		x, there := v.all[holder.name]
+		good := x.Lead != "" || x.Crash == "" && v.safe() || p.Differs && !x.Differs
+		if there && x.Holds && holder.name != v.me && good && (best == "" || x.Last > v.all[best].Last) {
+			best = holder.name
+		}
+	}
+	return best
+}
+
+// stepDown has another member lead.
+func (b *backend) stepDown(ctx context.Context, v *view, to string) error {
+	r := b.node.review
+	if time.Since(r.stepped[v.name]) < stepPause {
+		return nil
+	}
+	r.stepped[v.name] = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	return b.ask(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+v.name, map[string]any{"placement": map[string]string{"preferred": to}}, nil)
+}
+
+// seed has this member's replica be what the stream is, once as many have it as are needed.
+func (b *backend) seed(ctx context.Context, v *view, p *suspect) error {
+	if p.waiting.IsZero() {
+		p.waiting, p.reach, p.reached = time.Now(), v.all[v.me].Last, 0
+	}
+	n, reached := 0, uint64(0)
+	for holder, x := range v.all {
+		if x.Holds && x.Last >= p.reach && !x.Differs {
+			n++
+		}
+		if holder != v.me {
+			reached += x.Last
+		}
+	}
+	switch {
+	case n >= v.need():
+		return b.node.note(p, func() { p.Sound = v.lead })
+	case reached > p.reached || len(v.all) < v.need():
+		p.waiting, p.reached = time.Now(), max(reached, p.reached)
+	case time.Since(p.waiting) > unreached && time.Now().After(b.node.review.next) && b.node.canRestart():
+		p.waiting = time.Time{}
+		b.log.Warn("natsbus: the others don't get what this member has; its server is started anew", "stream", v.name)
+		b.node.startAnew(ctx, func(context.Context) error { return nil })
+	}
+	return nil
+}
+
+// nextLife begins another epoch.
+func (b *backend) nextLife(ctx context.Context, v *view) error {
+	var sound, absent []string
+	for _, holder := range v.info.holders() {
+		x, there := v.all[holder.name]
+		switch {
+		case !there:
+			absent = append(absent, holder.id)
+		case x.Crash != "":
+			sound = append(sound, holder.name+"="+x.Crash)
+		case v.missed(holder.id): // it is about to find out
+			absent = append(absent, holder.id)
+		}
+	}
+	life, to := newLife(v.info.Config.Metadata[lifeKey]), v.rewindTo()
+	err := b.changeMetadata(ctx, v.name, func(m map[string]string) {
+		m[lifeKey], m[soundKey], m[rewindKey], m[fromKey] = life, strings.Join(sound, " "), fmt.Sprint(to), fmt.Sprint(to)
+		delete(m, absentKey)
+		if len(absent) > 0 {
+			m[absentKey] = strings.Join(absent, " ")
+		}
+	})
+	if err == nil {
+		b.log.Warn("natsbus: after a crash a stream may have lost its end, or replicas differed: its cursors of before are gaps now, and its groups go back",
+			"stream", v.name, "to", to, "suspected", sound, "absent", absent)
+	}
+	return err
+}
