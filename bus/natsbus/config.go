@@ -42,7 +42,8 @@ type Config struct {
 
 // Open returns a bus on the embedded server. Errors: bus.ErrLocked when another process has the directory,
 // bus.ErrUnavailable when the store doesn't work, or the cluster or the hub can't be reached before ctx ends (2 minutes
-// where it has no deadline); others name the field that is wrong or the directory that can't be used.
+// where it has no deadline); others name the field that is wrong or the directory that can't be used. A member of a cluster
+// whose machine has crashed compares what it holds with what the others do, for which Open waits 15 seconds at most.
 func (c Config) Open(ctx context.Context, opts ...bus.OpenOption) (bus.Bus, error) {
 	b, err := c.open(ctx, bus.NewOpenOptions(opts))
 	if err != nil {
