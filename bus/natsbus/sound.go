@@ -323,7 +323,8 @@ func (b *backend) count(v *view, p *suspect, mine, truth standing) error {
 	switch {
 	case !mine.Holds || mine.Last < truth.Last:
 		return nil // not all yet
-	case more == 0 && fewer == 0 && (mine.First == truth.First || v.info.Config.MaxAge > 0),
+	case v.info.Config.Retention != "limits", // each replica removes what is acknowledged in its own time
+		more == 0 && fewer == 0 && (mine.First == truth.First || v.info.Config.MaxAge > 0),
 		goesOn && fewer >= 0 && uint64(fewer) <= more:
 		p.uncounted = 0
 		return b.node.note(p, func() { p.Sound = v.lead })

@@ -26,6 +26,7 @@ type streamConfig struct {
 	MaxAge            time.Duration     `json:"max_age"`
 	MaxMsgsPerSubject int64             `json:"max_msgs_per_subject"`
 	Duplicates        time.Duration     `json:"duplicate_window"`
+	Retention         string            `json:"retention"`
 	AllowDirect       bool              `json:"allow_direct"`
 	AllowAtomic       bool              `json:"allow_atomic"`
 	Metadata          map[string]string `json:"metadata"`
