@@ -38,7 +38,6 @@ type listedConsumer struct {
 	Acknowledged struct {
 		Sequence uint64 `json:"stream_seq"` // all up to here
 	} `json:"ack_floor"`
-	Cluster *clusterInfo `json:"cluster"`
 }
 
 // consumers lists those of a stream that answer. It is an error if another one doesn't that may have a position on a disk.
@@ -187,6 +186,9 @@ func (p *groupShare) current(ctx context.Context) error {
 
 // mayCreate returns when no group of the stream is being made once more.
 func (p *groupShare) mayCreate(ctx context.Context) error {
+	if !p.b.elects {
+		return nil // only members of a cluster do that
+	}
 	ctx, cancel := p.b.inTime(ctx)
 	defer cancel()
 	for {

@@ -46,8 +46,10 @@ type suspect struct {
 	Crash    string    `json:"crash"`             // that made it so; nobody else's has this name
 	Created  time.Time `json:"created"`           // of the stream
 	Marks    []mark    `json:"marks,omitempty"`   // what it ended with, ascending, each time that its machine had crashed
+	Since    time.Time `json:"since"`             // when its store was opened after the last crash of its machine
+	End      uint64    `json:"end,omitempty"`     // the sequence that it ended with then
 	Ended    bool      `json:"ended,omitempty"`   // its machine has crashed
-	Least    uint64    `json:"least,omitempty"`   // the least sequence that it has ended with then
+	Least    uint64    `json:"least,omitempty"`   // the least sequence that it has ended with
 	Differs  bool      `json:"differs,omitempty"` // it isn't what the leader has
 	Replaced bool      `json:"replaced,omitempty"`
 	Misled   bool      `json:"misled,omitempty"` // somebody may have read what differs
@@ -158,6 +160,7 @@ func (r *review) add(name, dir string) error {
 	if !p.Ended || end < p.Least {
 		p.Ended, p.Least = true, end
 	}
+	p.Since, p.End = r.began, end
 	p.Marks = append(p.Marks, marks...)
 	slices.SortFunc(p.Marks, func(a, b mark) int { return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Time, b.Time)) })
 	p.Marks = slices.Compact(p.Marks)
@@ -271,7 +274,11 @@ func (r *review) suspectOf(name string) *suspect {
 func (r *review) life(i *streamInfo) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	key, now := fmt.Sprint(i.Config.Name, " ", i.Created.UnixNano()), i.Config.Metadata[lifeKey]
+	now := i.Config.Metadata[lifeKey]
+	if now == "" && len(r.lives) == 0 {
+		return ""
+	}
+	key := fmt.Sprint(i.Config.Name, " ", i.Created.UnixNano())
 	if known := r.lives[key]; known > now && len(known) >= len(now) || len(known) > len(now) {
 		return known
 	}

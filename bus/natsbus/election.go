@@ -38,7 +38,6 @@ var errNoLeader = fmt.Errorf("%w: there is no leader now: more than half of the 
 
 // clusterInfo is how a stream's leader sees its replicas; nil where the server isn't in a cluster.
 type clusterInfo struct {
-	Group       string    `json:"raft_group"`
 	Leader      string    `json:"leader"`
 	LeaderSince time.Time `json:"leader_since"`
 	Replicas    []struct {

@@ -148,7 +148,8 @@ func (p *groupShare) again() {
 	defer cancel()
 	_, err := p.info(ctx)
 	if isCode(err, codeConsumerNotFound) && !p.group.Durable {
-		if st, stateErr := p.b.State(ctx, p.stream.Config.Name); stateErr == nil {
+		var st driver.State
+		if st, err = p.b.State(ctx, p.stream.Config.Name); err == nil {
 			p.follow(st.Epoch)
 			p.mu.Lock()
 			p.group.After = min(p.seen, st.Last)

@@ -19,8 +19,8 @@ import (
 // Each member tells the others what it suspects (standing.go), and compares a replica that it suspects with the leader's: by the messages
 // with which it ended, and by how many there are. If so many holders have crashed that the others can't choose a leader by themselves,
 // the leader's replica is what the stream is from then on. One that differs is taken away, one member after the other, and filled by the
-// leader (replace.go). Then the stream begins another epoch, and its groups go back to before the crash (rewind.go). Only Open waits
-// for it, and not for ever: what was read before is a gap then.
+// leader (replace.go). Then the stream begins another epoch, in which what was read before is a gap, and its groups go back to before
+// the crash (rewind.go). Open waits for it, for a while.
 
 const (
 	soundEvery = 300 * time.Millisecond
@@ -65,9 +65,9 @@ type view struct {
 // need is how many replicas make more than half.
 func (v *view) need() int { return len(v.info.holders())/2 + 1 }
 
-// may reports whether so many crashed holders may have lost what was acknowledged: the others can't choose a leader by themselves,
+// mayLose reports whether so many crashed holders may have lost what was acknowledged: the others can't choose a leader by themselves,
 // and those that never had it, or have lost it, can.
-func (v *view) may(crashed int) bool {
+func (v *view) mayLose(crashed int) bool {
 	n := len(v.info.holders())
 	return n-crashed < v.need() && crashed >= 2*v.need()-n
 }
@@ -80,7 +80,7 @@ func (v *view) lossy() bool {
 			suspected++
 		}
 	}
-	return v.may(suspected)
+	return v.mayLose(suspected)
 }
 
 // safe reports whether nothing is lost, whatever those do that don't answer.
@@ -91,7 +91,7 @@ func (v *view) safe() bool {
 			trusted++
 		}
 	}
-	return !v.may(len(v.info.holders()) - trusted)
+	return !v.mayLose(len(v.info.holders()) - trusted)
 }
 
 // misled reports whether somebody may have read what isn't the stream's.
@@ -163,7 +163,7 @@ func (b *backend) settleAll(ctx context.Context, names []string) {
 		if len(groups) > 0 {
 			replace[v.name] = groups
 		}
-		b.tellStep(v.name, err, ctx)
+		b.tellStep(ctx, v.name, err)
 	}
 	if len(replace) > 0 && ctx.Err() == nil && time.Now().After(b.node.review.next) {
 		b.replace(ctx, replace)
@@ -171,7 +171,7 @@ func (b *backend) settleAll(ctx context.Context, names []string) {
 }
 
 // tellStep logs why a stream isn't a step further, once.
-func (b *backend) tellStep(name string, err error, ctx context.Context) {
+func (b *backend) tellStep(ctx context.Context, name string, err error) {
 	r := b.node.review
 	if err == nil {
 		delete(r.said, name)
@@ -342,11 +342,7 @@ func (b *backend) count(v *view, p *suspect, mine, truth standing) error {
 func (b *backend) same(ctx context.Context, v *view, p *suspect) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	end := uint64(0)
-	if len(p.Marks) > 0 {
-		end = p.Marks[len(p.Marks)-1].Seq
-	}
-	added, err := behind(filepath.Join(b.node.streamsDir(), v.name), end, b.node.review.began)
+	added, err := behind(filepath.Join(b.node.streamsDir(), v.name), p.End, p.Since)
 	if err != nil {
 		return false, err
 	}
