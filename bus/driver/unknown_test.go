@@ -202,3 +202,42 @@ func TestUnknown_closeEndsTheWait(t *testing.T) {
 		require.ErrorIs(t, <-published, bus.ErrClosed)
 	})
 }
+
+// late is a backend that doesn't answer so many times.
+type late struct {
+	scripted
+	silent int
+	asked  int
+}
+
+func (l *late) Streams(ctx context.Context) ([]driver.Stream, error) {
+	if l.asked++; l.asked <= l.silent {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return l.scripted.Streams(ctx)
+}
+
+func TestNew_asksAgainWhoDoesntAnswerInTime(t *testing.T) {
+	for _, row := range []struct {
+		silent, asked int
+		opens         bool
+	}{
+		{0, 1, true},
+		{2, 3, true},
+		{3, 3, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l := &late{silent: row.silent}
+			l.listens = map[driver.Sink]string{}
+			b, err := driver.New(t.Context(), l, driver.Config{})
+			require.Equal(t, row.asked, l.asked)
+			if !row.opens {
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				return
+			}
+			require.NoError(t, err)
+			require.NoError(t, b.Close(context.Background()))
+		})
+	}
+}

@@ -9,7 +9,17 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-go/jitney/bus"
 )
+
+// GroupsOf are the consensus groups that a member would take away with its replica.
+func GroupsOf(t *testing.T, b bus.Bus, stream string) []string {
+	t.Helper()
+	groups, err := b.(*natsBus).backend.node.groupsOf(stream)
+	require.NoError(t, err)
+	return groups
+}
 
 // Stored reads the messages in a stream's directory.
 func Stored(t *testing.T, dir string) (lines []string) {

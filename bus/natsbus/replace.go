@@ -59,7 +59,7 @@ func (e *embedded) groupsOf(stream string) (groups []string, err error) {
 				all = append(all, c.RaftGroup)
 			}
 			for _, group := range all {
-				if group != "" { // one replica has none
+				if group != "" { // the directory of all groups
 					groups = append(groups, group)
 				}
 			}

@@ -55,11 +55,11 @@ type embedded struct {
 
 	background sync.WaitGroup // what else ends with stopping
 
-	left   *instance     // that had a member's store last, and has ended; nil: the one that runs has it. Under change
-	tried  time.Time     // when a member's store was tried the last time, by heal. Under mu
-	paused time.Duration // after it, until the next time
+	left *instance // that had a member's store last, and has ended; nil: the one that runs has it. Under change
 
 	mu          sync.Mutex
+	tried       time.Time       // when a member's store was tried the last time, by heal
+	paused      time.Duration   // after it, until the next time
 	restarts    bool            // a member's server can be started anew in this process: it has a door
 	fatal       string          // what the server would have ended the process for
 	critical    string          // why the store doesn't work, until it does again
