@@ -148,11 +148,12 @@ func TestCluster_letsNobodyInWithoutTheSecretAndACertificate(t *testing.T) {
 	buses := make([]bus.Bus, 3)
 	var opening sync.WaitGroup
 	for i, name := range names {
+		member := url(name, routes[i], "&secret-file="+secret+ours.issue(t, name).params())
 		opening.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), clusterPatience)
 			defer cancel()
 			var err error
-			buses[i], err = open(ctx, url(name, routes[i], "&secret-file="+secret+ours.issue(t, name).params()))
+			buses[i], err = open(ctx, member)
 			if err != nil {
 				t.Error(err)
 			}
