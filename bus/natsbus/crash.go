@@ -39,7 +39,16 @@ type crash struct {
 	ID       string              `json:"id"`
 	Boot     string              `json:"boot"` // the start of the machine after it
 	Suspects map[string]*suspect `json:"suspects"`
+	Log      logSuspicion        `json:"log,omitempty"`
 }
+
+// logSuspicion is what becomes of a cluster's log that differs from the leader's.
+type logSuspicion string
+
+const (
+	logDiffers  logSuspicion = "differs"
+	logReplaced logSuspicion = "replaced" // and not filled yet
+)
 
 // suspect is a replica that may not be what the leader has.
 type suspect struct {
@@ -253,7 +262,7 @@ func blockNumber(path string) int {
 // noteReview records what is suspected. r.mu is held, or nobody else has r.
 func (e *embedded) noteReview(r *review) error {
 	path := filepath.Join(e.dir, crashFile)
-	if len(r.record.Suspects) == 0 {
+	if len(r.record.Suspects) == 0 && r.record.Log == "" {
 		return ignoreAbsence(os.Remove(path)) // with the next one the crash is another one
 	}
 	text, err := json.Marshal(r.record)

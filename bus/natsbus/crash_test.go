@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
@@ -52,9 +54,7 @@ func crashAll(t *testing.T) *crash {
 	image := func(to, last string) {
 		requireHealthy(t, buses...)
 		c.awaitLast(t, last) // the servers write in the background
-		for i, config := range c.configs {
-			require.NoError(t, os.CopyFS(filepath.Join(to, names[i]), os.DirFS(config.Dir)))
-		}
+		c.image(t, to)
 	}
 	var all, late collector
 	_, err := buses[0].Subscribe(ctx, "chat.*", all.handle, bus.DurableGroup("all"), bus.Attempts(0))
@@ -71,6 +71,25 @@ func crashAll(t *testing.T) *crash {
 	c.last = all.messages[lateEnd-1].Cursor
 	closeAll(t, buses...)
 	return c
+}
+
+// image copies what the disks of members that run hold.
+func (c *crash) image(t *testing.T, to string) {
+	t.Helper()
+	for i, config := range c.configs {
+		copyDir(t, filepath.Join(to, names[i]), config.Dir)
+	}
+}
+
+// copyDir copies a directory in which files are renamed meanwhile.
+func copyDir(t *testing.T, to, from string) {
+	t.Helper()
+	err := os.CopyFS(to, os.DirFS(from))
+	for errors.Is(err, fs.ErrNotExist) {
+		require.NoError(t, os.RemoveAll(to))
+		err = os.CopyFS(to, os.DirFS(from))
+	}
+	require.NoError(t, err)
 }
 
 // epochOf is the one of the stream.
@@ -556,6 +575,81 @@ func TestCrash_membersMayBeKilledWhileReplicasAreMadeAnew(t *testing.T) {
 			}
 			c.requireSame(t, acked...)
 		})
+	}
+}
+
+// A member may have applied more of the cluster's own log than those that choose the next leader.
+func TestCrash_aMemberThatKnowsOfLostStreamsLearnsWhatThereIs(t *testing.T) {
+	t.Parallel() // most of it waits
+	c := &crash{configs: memberConfigs(t), early: t.TempDir(), late: t.TempDir()}
+	ctx := t.Context()
+	buses := openMembers(t, func(i int, config *natsbus.Config) { *config = c.configs[i] })
+	require.NoError(t, buses[0].EnsureStreams(ctx, chat, work))
+	requireHealthy(t, buses...)
+	c.image(t, c.early)
+	for i := range 5 {
+		require.NoError(t, buses[0].EnsureStreams(ctx, bus.StreamConfig{Name: fmt.Sprint("LOST", i), Subjects: []string{fmt.Sprint("lost", i)}}))
+	}
+	_, err := buses[0].Subscribe(ctx, "work.*", new(collector).handle, bus.DurableGroup("late"), bus.Attempts(0))
+	require.NoError(t, err)
+	requireHealthy(t, buses...)
+	c.image(t, c.late)
+	closeAll(t, buses...)
+
+	for member, disk := range map[int]rune{0: late, 2: intact} {
+		t.Run(names[member], func(t *testing.T) {
+			t.Parallel()
+			c := c.elsewhere(t)
+			ctx := t.Context()
+			var rest []int
+			for i := range c.configs {
+				if i == member {
+					c.restoreOne(t, i, disk)
+				} else {
+					c.restoreOne(t, i, early)
+					rest = append(rest, i)
+				}
+			}
+			var problems [3]collector
+			buses := c.open(t, &problems, rest...)
+			groups := []string{"late", "new", "newer", "newest"} // a stream can't be made while a member isn't there
+			for i, group := range groups {
+				_, err := buses[rest[i%2]].Subscribe(ctx, "work.*", new(collector).handle, bus.DurableGroup(group), bus.Attempts(0))
+				require.NoError(t, err)
+			}
+			buses[member] = c.open(t, &problems, member)[member]
+			require.Eventually(t, c.settled, 2*clusterPatience, 100*time.Millisecond)
+			requireHealthy(t, buses...)
+			requireSameAssets(t, buses, 2+len(groups)) // the server removes what is lost after half a minute
+			var got collector
+			_, err := buses[member].Subscribe(ctx, "work.*", got.handle, bus.DurableGroup("last"), bus.Attempts(0))
+			require.NoError(t, err)
+			require.NoError(t, buses[member].Publish(ctx, "work.x", []byte("x")))
+			eventually(t, func() bool { return len(got.texts()) == 1 }, "a group of the member to have a message")
+		})
+	}
+}
+
+// requireSameAssets checks that members hold the same streams and groups, so many, but for those that are lost.
+func requireSameAssets(t *testing.T, buses []bus.Bus, n int) {
+	t.Helper()
+	assets := func(b bus.Bus) []string {
+		return slices.DeleteFunc(natsbus.Assets(b), func(line string) bool { return strings.HasPrefix(line, "LOST") })
+	}
+	same := func() bool {
+		first := assets(buses[0])
+		for _, b := range buses[1:] {
+			if !slices.Equal(first, assets(b)) {
+				return false
+			}
+		}
+		return len(first) == n
+	}
+	if !assert.Eventually(t, same, clusterPatience, 100*time.Millisecond) {
+		for i, b := range buses {
+			t.Logf("%s has %q", names[i], natsbus.Assets(b))
+		}
+		t.FailNow()
 	}
 }
 

@@ -6,8 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
@@ -19,6 +21,65 @@ func GroupsOf(t *testing.T, b bus.Bus, stream string) []string {
 	groups, err := b.(*natsBus).backend.node.groupsOf(stream)
 	require.NoError(t, err)
 	return groups
+}
+
+// Assets are the streams that a member holds and their replicated consumers, each with its consensus group. They are nil while it can't tell.
+func Assets(b bus.Bus) (lines []string) {
+	info, err := b.(*natsBus).backend.node.server.Load().Jsz(&server.JSzOptions{Account: server.DEFAULT_GLOBAL_ACCOUNT, Streams: true, Consumer: true, RaftGroups: true})
+	if err != nil {
+		return nil
+	}
+	for _, account := range info.AccountDetails {
+		for _, s := range account.Streams {
+			lines = append(lines, fmt.Sprint(s.Name, " in ", s.RaftGroup))
+			for _, c := range s.ConsumerRaftGroups {
+				if strings.HasPrefix(c.RaftGroup, "C-R3") {
+					lines = append(lines, fmt.Sprint(s.Name, " ", c.Name, " in ", c.RaftGroup))
+				}
+			}
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// ClusterState is how a member's server stands to the cluster's log.
+func ClusterState(b bus.Bus) *server.RaftzGroup { return b.(*natsBus).backend.node.clusterState() }
+
+// ClusterLog is what a member knows of the cluster's log.
+type ClusterLog struct{ log *clusterLog }
+
+// BeginLog reads what a member's directory has of it.
+func BeginLog(t *testing.T, dir string, crashed bool) *ClusterLog {
+	t.Helper()
+	l, err := (&embedded{dir: dir}).beginLog(crashed)
+	require.NoError(t, err)
+	return &ClusterLog{l}
+}
+
+// See takes note of a server's state.
+func (l *ClusterLog) See(t *testing.T, g server.RaftzGroup) {
+	t.Helper()
+	require.NoError(t, l.log.see(&g))
+}
+
+// Claims are what it claims, as TERM:END.
+func (l *ClusterLog) Claims() (claims []string) {
+	for _, c := range l.log.made() {
+		claims = append(claims, fmt.Sprint(c.Term, ":", c.End))
+	}
+	return claims
+}
+
+// Contradicts reports whether more was applied than is claimed.
+func (l *ClusterLog) Contradicts(term, end uint64) bool {
+	return l.log.contradicts(claim{Term: term, End: end})
+}
+
+// Check notes that members have compared a claim.
+func (l *ClusterLog) Check(t *testing.T, term uint64, by, members []string) {
+	t.Helper()
+	require.NoError(t, l.log.check(term, by, members))
 }
 
 // Stored reads the messages in a stream's directory.

@@ -132,6 +132,9 @@ func (b *backend) check() (lacks []string, err error) {
 			lacks = append(lacks, found.Error)
 		}
 	}
+	if b.node.suspectsLog() {
+		lacks = append(lacks, "what it knows of the cluster's streams isn't what the leader knows, since the machines crashed; it is made anew")
+	}
 	for _, name := range b.node.differing() {
 		lacks = append(lacks, fmt.Sprintf("its replica of stream %s isn't what the leader has, since the machines crashed; it is made anew", name))
 	}

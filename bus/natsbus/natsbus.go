@@ -156,6 +156,11 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 			defer cancel()
 			b.keepSound(ctx)
 		})
+		e.background.Go(func() {
+			ctx, cancel := e.untilStopped()
+			defer cancel()
+			b.tellClaims(ctx)
+		})
 		e.awaitSound(ctx)
 	}
 	return opened, err

@@ -34,16 +34,17 @@ type embedded struct {
 	level syncLevel
 	log   *slog.Logger
 
-	lock    *os.File
-	disk    *disk
-	commits *commits // nil: no publish waits for the disk
-	booted  bool     // noteBoot was called
-	lives   *lives
-	copies  *copies
-	review  *review // of a member of a cluster
-	server  atomic.Pointer[instance]
-	opts    *server.Options // of the server
-	change  sync.Mutex      // of the server or its options, while it runs
+	lock       *os.File
+	disk       *disk
+	commits    *commits // nil: no publish waits for the disk
+	booted     bool     // noteBoot was called
+	lives      *lives
+	copies     *copies
+	review     *review     // of a member of a cluster
+	clusterLog *clusterLog // the same
+	server     atomic.Pointer[instance]
+	opts       *server.Options // of the server
+	change     sync.Mutex      // of the server or its options, while it runs
 
 	config    *server.JetStreamConfig
 	interrupt func(reason error) // ends what waits for the store
@@ -108,6 +109,9 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 	e.opts = opts
 	if err := e.run(ctx, opts.JetStream); err != nil {
 		return err
+	}
+	if e.clusterLog != nil {
+		e.background.Go(e.watchLog)
 	}
 	switch {
 	case e.cfg.Cluster != nil && e.cfg.Cluster.Peers != nil:

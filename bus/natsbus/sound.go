@@ -66,10 +66,13 @@ func (b *backend) keepSound(ctx context.Context) {
 		for name := range r.record.Suspects {
 			names[name] = true
 		}
-		leftovers := len(r.leftovers) > 0
+		leftovers, renew := len(r.leftovers) > 0, r.record.Log != ""
 		r.mu.Unlock()
 		if !b.rc.IsConnected() || b.node.failure() != nil {
 			continue
+		}
+		if renew {
+			b.tellStep(ctx, "the cluster's log", b.renewLog(ctx))
 		}
 		if leftovers && time.Now().After(r.next) && b.node.canRestart() {
 			b.node.clear(ctx)
@@ -88,9 +91,9 @@ func (b *backend) keepSound(ctx context.Context) {
 func (e *embedded) awaitSound(ctx context.Context) {
 	for until := time.Now().Add(openPatience); time.Now().Before(until) && sleep(ctx, soundEvery/10); {
 		e.review.mu.Lock()
-		n := len(e.review.record.Suspects) + len(e.review.leftovers)
+		done := len(e.review.record.Suspects)+len(e.review.leftovers) == 0 && e.review.record.Log == ""
 		e.review.mu.Unlock()
-		if n == 0 {
+		if done {
 			return
 		}
 	}
@@ -107,21 +110,21 @@ func (b *backend) settleAll(ctx context.Context, names []string) {
 		if len(groups) > 0 {
 			replace[v.name] = groups
 		}
-		b.tellStep(ctx, v.name, err)
+		b.tellStep(ctx, "stream "+v.name, err)
 	}
 	if len(replace) > 0 && ctx.Err() == nil && time.Now().After(b.node.review.next) {
 		b.replace(ctx, replace)
 	}
 }
 
-// tellStep logs why a stream isn't a step further, once.
-func (b *backend) tellStep(ctx context.Context, name string, err error) {
+// tellStep logs why something, a stream mostly, isn't a step further, once.
+func (b *backend) tellStep(ctx context.Context, of string, err error) {
 	r := b.node.review
 	if err == nil {
-		delete(r.said, name)
-	} else if ctx.Err() == nil && r.said[name] != err.Error() {
-		r.said[name] = err.Error()
-		b.log.Warn("natsbus: after a crash a stream isn't compared yet", "stream", name, "error", err)
+		delete(r.said, of)
+	} else if ctx.Err() == nil && r.said[of] != err.Error() {
+		r.said[of] = err.Error()
+		b.log.Warn("natsbus: it can't be compared or made anew after a crash yet", "what", of, "error", err)
 	}
 }
 

@@ -40,8 +40,16 @@ func (x standing) sound(lead string) bool { return x.Crash == "" || x.Lead == le
 
 // peerQuestion is what members ask each other.
 type peerQuestion struct {
-	Streams   []string `json:"streams"`             // how they stand
+	Streams   []string `json:"streams,omitempty"`   // how they stand
 	Suspected []string `json:"suspected,omitempty"` // of these, by who asks
+	Log       bool     `json:"log,omitempty"`       // how it stands to the cluster's log
+	Claims    []claim  `json:"claims,omitempty"`    // of it, by who asks
+}
+
+// peerAnswer is what they say.
+type peerAnswer struct {
+	Streams map[string]standing `json:"streams,omitempty"`
+	Log     *logStanding        `json:"log,omitempty"`
 }
 
 // peerSubject is where a member answers.
@@ -49,7 +57,7 @@ func peerSubject(cluster, member string) string {
 	return "_INBOX.jitney-standing." + cluster + "." + member
 }
 
-// answerPeers has this member tell the others how its replicas stand, and look itself at what they suspect.
+// answerPeers has this member tell the others how it stands, and look itself at what they suspect.
 func (b *backend) answerPeers() error {
 	m := b.node.cfg.Cluster
 	_, err := b.rc.Subscribe(peerSubject(m.Name, m.Member), func(msg *nats.Msg) {
@@ -58,7 +66,14 @@ func (b *backend) answerPeers() error {
 			return // nobody of ours
 		}
 		b.node.review.poke(question.Suspected)
-		text, err := json.Marshal(b.standings(question.Streams))
+		var answer peerAnswer
+		if len(question.Streams) > 0 {
+			answer.Streams = b.standings(question.Streams)
+		}
+		if question.Log {
+			answer.Log = b.node.logStanding(question.Claims)
+		}
+		text, err := json.Marshal(answer)
 		if err == nil {
 			err = msg.Respond(text)
 		}
@@ -127,7 +142,7 @@ func (b *backend) hear(ctx context.Context, holders map[string][]string) (heard 
 			if answer := b.askPeer(ctx, member, question); answer != nil {
 				mu.Lock()
 				defer mu.Unlock()
-				heard[member] = answer
+				heard[member] = answer.Streams
 			}
 		})
 	}
@@ -142,18 +157,19 @@ func (b *backend) hear(ctx context.Context, holders map[string][]string) (heard 
 }
 
 // askPeer returns what another member says; nil: nothing.
-func (b *backend) askPeer(ctx context.Context, member string, question peerQuestion) (all map[string]standing) {
+func (b *backend) askPeer(ctx context.Context, member string, question peerQuestion) *peerAnswer {
 	body, err := json.Marshal(question)
 	if err != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
+	var answer peerAnswer
 	m, err := b.rc.RequestWithContext(ctx, peerSubject(b.node.cfg.Cluster.Name, member), body)
-	if err != nil || json.Unmarshal(m.Data, &all) != nil {
+	if err != nil || json.Unmarshal(m.Data, &answer) != nil {
 		return nil
 	}
-	return all
+	return &answer
 }
 
 // awaits reports whether a member that doesn't answer may do so soon.

@@ -76,6 +76,9 @@ func (e *embedded) beginBoot() error {
 	if e.review, err = e.beginReview(crashed); err != nil {
 		return err
 	}
+	if e.clusterLog, err = e.beginLog(crashed); err != nil {
+		return storeError(e.dir, err)
+	}
 	if first {
 		return e.noteBoot()
 	}

@@ -1,0 +1,112 @@
+package natsbus_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-go/jitney/bus/natsbus"
+)
+
+// state is how a server stands to the cluster's log.
+func state(term, committed, end uint64, leader string) server.RaftzGroup {
+	g := server.RaftzGroup{ID: "me", State: "FOLLOWER", Term: term, Committed: committed, PIndex: end, Leader: leader}
+	if leader == "me" {
+		g.State = "LEADER"
+	}
+	return g
+}
+
+func TestClusterLog_theFirstWhoLeadsAfterACrashClaimsWhatItEndsWith(t *testing.T) {
+	dir := t.TempDir()
+	for name, row := range map[string]struct {
+		crashed bool
+		states  []server.RaftzGroup
+		want    []string
+	}{
+		"it leads first":           {true, []server.RaftzGroup{state(3, 7, 9, ""), state(4, 7, 9, ""), state(5, 9, 10, "me"), state(5, 20, 20, "me")}, []string{"5:9"}},
+		"it leads later":           {true, []server.RaftzGroup{state(3, 7, 9, ""), state(4, 9, 10, "another"), state(5, 10, 10, ""), state(6, 11, 11, "me")}, nil},
+		"it leads after another":   {true, []server.RaftzGroup{state(4, 9, 10, "another"), state(5, 10, 11, "me")}, nil},
+		"nobody leads":             {true, []server.RaftzGroup{state(3, 7, 9, ""), state(4, 7, 9, "")}, nil},
+		"its machine is all right": {false, []server.RaftzGroup{state(3, 7, 9, ""), state(4, 9, 10, "me")}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(dir, name)
+			require.NoError(t, os.Mkdir(dir, 0o700))
+			l := natsbus.BeginLog(t, dir, row.crashed)
+			for _, g := range row.states {
+				l.See(t, g)
+			}
+			require.Equal(t, row.want, l.Claims())
+			require.Equal(t, row.want, natsbus.BeginLog(t, dir, false).Claims(), "of the next process")
+		})
+	}
+}
+
+func TestClusterLog_aClaimIsKeptUntilAllHaveComparedIt(t *testing.T) {
+	dir := t.TempDir()
+	l := natsbus.BeginLog(t, dir, true)
+	l.See(t, state(3, 7, 9, ""))
+	l.See(t, state(4, 9, 10, "me"))
+	l.Check(t, 4, []string{"n2"}, []string{"n2", "n3"})
+	require.Equal(t, []string{"4:9"}, l.Claims())
+	l = natsbus.BeginLog(t, dir, true) // it crashes again
+	l.See(t, state(4, 9, 9, ""))
+	l.See(t, state(5, 9, 10, "me"))
+	require.Equal(t, []string{"4:9", "5:9"}, l.Claims())
+	l.Check(t, 4, []string{"n3"}, []string{"n2", "n3"})
+	require.Equal(t, []string{"5:9"}, l.Claims())
+	require.Equal(t, []string{"5:9"}, natsbus.BeginLog(t, dir, false).Claims())
+}
+
+func TestClusterLog_isContradictedByWhatWasAppliedBefore(t *testing.T) {
+	l := natsbus.BeginLog(t, t.TempDir(), false)
+	for _, g := range []server.RaftzGroup{
+		state(3, 7, 9, "another"), state(3, 8, 9, "another"), // it runs on while the others crash
+		state(4, 8, 9, ""), state(6, 8, 9, "another"), // that one has less, and it takes no note
+		state(6, 12, 12, "another"),
+	} {
+		l.See(t, g)
+	}
+	require.True(t, l.Contradicts(6, 7))
+	require.True(t, l.Contradicts(4, 7))
+	require.False(t, l.Contradicts(6, 8))
+	require.False(t, l.Contradicts(3, 7), "it is of the same term")
+	require.False(t, l.Contradicts(6, 10), "what it has applied since is the leader's")
+	require.True(t, l.Contradicts(7, 10))
+}
+
+func TestClusterLog_isReadFromTheDisk(t *testing.T) {
+	t.Parallel() // most of it waits
+	configs := memberConfigs(t)
+	buses := openMembers(t, func(i int, config *natsbus.Config) { *config = configs[i] })
+	require.NoError(t, buses[0].EnsureStreams(t.Context(), chat, work))
+	requireHealthy(t, buses...)
+	ends := make([]uint64, 3)
+	for i, b := range buses {
+		var g *server.RaftzGroup
+		require.Eventually(t, func() bool {
+			g = natsbus.ClusterState(b)
+			return g.Committed > 0 && g.Committed == g.PIndex
+		}, clusterPatience, 50*time.Millisecond)
+		ends[i] = g.PIndex
+		image := filepath.Join(t.TempDir(), names[i])
+		copyDir(t, image, configs[i].Dir)
+		l := natsbus.BeginLog(t, image, true) // of entries
+		require.True(t, l.Contradicts(g.Term+1, g.Committed-1))
+		require.False(t, l.Contradicts(g.Term+1, g.Committed))
+		require.False(t, l.Contradicts(g.Term, g.Committed-1))
+		l.See(t, state(g.Term+1, g.Committed, g.PIndex+1, "me"))
+		require.Equal(t, []string{fmt.Sprint(g.Term+1, ":", g.PIndex)}, l.Claims())
+	}
+	closeAll(t, buses...)
+	for i, config := range configs {
+		l := natsbus.BeginLog(t, config.Dir, false) // of a snapshot
+		require.True(t, l.Contradicts(1000, ends[i]-1), names[i])
+	}
+}
