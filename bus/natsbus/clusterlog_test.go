@@ -4,12 +4,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/natsbus"
 )
 
@@ -108,5 +112,80 @@ func TestClusterLog_isReadFromTheDisk(t *testing.T) {
 	for i, config := range configs {
 		l := natsbus.BeginLog(t, config.Dir, false) // of a snapshot
 		require.True(t, l.Contradicts(1000, ends[i]-1), names[i])
+	}
+}
+
+// A member may have applied more of the cluster's own log than those that choose the next leader.
+func TestCrash_aMemberThatKnowsOfLostStreamsLearnsWhatThereIs(t *testing.T) {
+	t.Parallel() // most of it waits
+	c := &crash{configs: memberConfigs(t), early: t.TempDir(), late: t.TempDir()}
+	ctx := t.Context()
+	buses := openMembers(t, func(i int, config *natsbus.Config) { *config = c.configs[i] })
+	require.NoError(t, buses[0].EnsureStreams(ctx, chat, work))
+	requireHealthy(t, buses...)
+	c.image(t, c.early)
+	for i := range 5 {
+		require.NoError(t, buses[0].EnsureStreams(ctx, bus.StreamConfig{Name: fmt.Sprint("LOST", i), Subjects: []string{fmt.Sprint("lost", i)}}))
+	}
+	_, err := buses[0].Subscribe(ctx, "work.*", new(collector).handle, bus.DurableGroup("late"), bus.Attempts(0))
+	require.NoError(t, err)
+	requireHealthy(t, buses...)
+	c.image(t, c.late)
+	closeAll(t, buses...)
+
+	for member, disk := range map[int]rune{0: late, 2: intact} {
+		t.Run(names[member], func(t *testing.T) {
+			t.Parallel()
+			c := c.elsewhere(t)
+			ctx := t.Context()
+			var rest []int
+			for i := range c.configs {
+				if i == member {
+					c.restoreOne(t, i, disk)
+				} else {
+					c.restoreOne(t, i, early)
+					rest = append(rest, i)
+				}
+			}
+			var problems [3]collector
+			buses := c.open(t, &problems, rest...)
+			groups := []string{"late", "new", "newer", "newest"} // a stream can't be made while a member isn't there
+			for i, group := range groups {
+				_, err := buses[rest[i%2]].Subscribe(ctx, "work.*", new(collector).handle, bus.DurableGroup(group), bus.Attempts(0))
+				require.NoError(t, err)
+			}
+			buses[member] = c.open(t, &problems, member)[member]
+			require.Eventually(t, c.settled, 2*clusterPatience, 100*time.Millisecond)
+			requireHealthy(t, buses...)
+			requireSameAssets(t, buses, 2+len(groups)) // the server removes what is lost after half a minute
+			var got collector
+			_, err := buses[member].Subscribe(ctx, "work.*", got.handle, bus.DurableGroup("last"), bus.Attempts(0))
+			require.NoError(t, err)
+			require.NoError(t, buses[member].Publish(ctx, "work.x", []byte("x")))
+			eventually(t, func() bool { return len(got.texts()) == 1 }, "a group of the member to have a message")
+		})
+	}
+}
+
+// requireSameAssets checks that members hold the same streams and groups, so many, but for those that are lost.
+func requireSameAssets(t *testing.T, buses []bus.Bus, n int) {
+	t.Helper()
+	assets := func(b bus.Bus) []string {
+		return slices.DeleteFunc(natsbus.Assets(b), func(line string) bool { return strings.HasPrefix(line, "LOST") })
+	}
+	same := func() bool {
+		first := assets(buses[0])
+		for _, b := range buses[1:] {
+			if !slices.Equal(first, assets(b)) {
+				return false
+			}
+		}
+		return len(first) == n
+	}
+	if !assert.Eventually(t, same, clusterPatience, 100*time.Millisecond) {
+		for i, b := range buses {
+			t.Logf("%s has %q", names[i], natsbus.Assets(b))
+		}
+		t.FailNow()
 	}
 }
