@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -20,75 +21,86 @@ import (
 // until they reach further than it had, without applying them, and goes on behind them as if nothing had been (measured with nats-server
 // 2.15). From then on it lacks streams and consumers that the others have, and has some that nobody else knows.
 //
-// So a member whose machine has crashed, and that is the first one to lead, claims what the log ended with. The others compare that with
-// how far they had applied it before, and one that was further has its log made anew by the leader (renewlog.go).
+// So who leads after nobody has claims what the log ended with. The others compare that with how far they had applied it before, and one
+// that was further has its log made anew by the leader (renewlog.go). Where nothing is lost nobody was.
 
-// claimFile is in a member's store until the others have compared what it claims.
-const claimFile = "jitney.claims"
+// logFile is in a member's store: how far it had applied the log, and what it claims until the others have compared it.
+const logFile = "jitney.log"
 
 const (
 	clusterGroup = "_meta_"
 	logEvery     = 200 * time.Millisecond
-	// mostPositions bounds what is remembered of a log: one for each term in which it has grown.
+	// mostPositions and mostClaims bound what is remembered: one for each term in which the log has grown, and one for each
+	// term in which this member led and not all have compared it.
 	mostPositions = 100
+	mostClaims    = 20
 	// Of an entry of the log (appendEntry in nats-server's raft.go): 8 bytes of the leader's name come first.
 	entryTerm, entryCommit, entryHead = 8, 16, 24
 )
 
 // position is how far a member had applied the log, and in which term that was first seen.
 type position struct {
-	Term, Index uint64
+	Term  uint64 `json:"term"`
+	Index uint64 `json:"index"`
 }
 
-// claim is that the log ended with an entry when a term began. Without a term it is to come.
+// claim is that the log ended with an entry when a term began.
 type claim struct {
-	Term    uint64   `json:"term,omitempty"`
-	End     uint64   `json:"end,omitempty"`
-	Checked []string `json:"checked,omitempty"` // members
+	Term    uint64   `json:"term"`
+	End     uint64   `json:"end"`
+	Checked []string `json:"checked,omitempty"` // by members
+}
+
+// logRecord is what logFile holds.
+type logRecord struct {
+	Applied []position `json:"applied,omitempty"` // ascending
+	Claims  []claim    `json:"claims,omitempty"`
 }
 
 // clusterLog is what a member knows of the log.
 type clusterLog struct {
-	path string // of claimFile
+	path string
 
-	mu      sync.Mutex
-	applied []position // ascending
-	end     uint64     // of the log, when it was seen last
-	led     bool       // somebody led it then
-	claims  []claim    // the last one may be to come
+	mu     sync.Mutex
+	record logRecord
+	end    uint64 // of the log, when it was seen last
+	led    bool   // somebody led it then
 }
 
-// beginLog reads what the log of a store holds that nobody has opened. crashed says that its machine has.
-func (e *embedded) beginLog(crashed bool) (*clusterLog, error) {
-	l := &clusterLog{path: filepath.Join(e.dir, claimFile)}
-	end, applied, err := readLog(filepath.Join(consensusDir(e.dir), clusterGroup))
-	if err != nil {
-		return nil, err
-	}
-	l.end, l.applied = end, []position{applied}
+// beginLog reads what a store that nobody has opened has of the log.
+func (e *embedded) beginLog() (*clusterLog, error) {
+	l := &clusterLog{path: filepath.Join(e.dir, logFile)}
 	text, err := os.ReadFile(l.path)
-	if err == nil && json.Unmarshal(text, &l.claims) != nil {
-		err = errors.New(claimFile + " can't be read: remove it, and watch whether all members have the same streams")
+	if err == nil && json.Unmarshal(text, &l.record) != nil {
+		return nil, fmt.Errorf("%s can't be read: give this member an empty directory, which the others fill", l.path)
 	}
 	if err = ignoreAbsence(err); err != nil {
-		return nil, err
+		return nil, storeError(e.dir, err)
 	}
-	if n := len(l.claims); crashed && (n == 0 || l.claims[n-1].Term != 0) {
-		l.claims = append(l.claims, claim{})
-		err = l.record()
+	end, applied, err := readLog(filepath.Join(consensusDir(e.dir), clusterGroup))
+	if err != nil {
+		return nil, storeError(e.dir, err)
 	}
-	return l, err
+	l.end = end
+	if err := l.advance(applied); err != nil {
+		return nil, storeError(e.dir, err)
+	}
+	return l, nil
 }
 
 // readLog reads with what a log ends, and what of it is applied at least.
 func readLog(dir string) (end uint64, applied position, err error) {
-	snapshots, err := filepath.Glob(filepath.Join(dir, "snapshots", "snap.*"))
+	snapshots, err := glob(dir, "snapshots/snap.*.*")
 	if err != nil {
 		return 0, position{}, err
 	}
 	for _, path := range snapshots {
 		var at position
-		if n, _ := fmt.Sscanf(filepath.Base(path), "snap.%d.%d", &at.Term, &at.Index); n == 2 && at.Index > applied.Index { // others aren't the server's
+		name := filepath.Base(path)
+		if n, _ := fmt.Sscanf(name, "snap.%d.%d", &at.Term, &at.Index); n != 2 || name != fmt.Sprintf("snap.%d.%d", at.Term, at.Index) {
+			continue // as the server does
+		}
+		if at.Term > applied.Term || at.Term == applied.Term && at.Index > applied.Index {
 			end, applied = at.Index, at
 		}
 	}
@@ -96,9 +108,7 @@ func readLog(dir string) (end uint64, applied position, err error) {
 	if err != nil {
 		return 0, position{}, err
 	}
-	slices.SortFunc(files, func(a, b string) int { return blockNumber(a) - blockNumber(b) })
-	terms := map[uint64]uint64{applied.Index: applied.Term} // of entries
-	committed := applied.Index
+	slices.SortFunc(files, func(a, b string) int { return cmp.Compare(blockNumber(a), blockNumber(b)) })
 	for _, path := range files {
 		text, err := os.ReadFile(path)
 		if err != nil {
@@ -113,8 +123,10 @@ func readLog(dir string) (end uint64, applied position, err error) {
 				return
 			}
 			end = seq
-			terms[seq] = binary.LittleEndian.Uint64(entry[entryTerm:])
-			committed = max(committed, binary.LittleEndian.Uint64(entry[entryCommit:]))
+			// Nobody commits an entry of an earlier term before the first one of its own, so this is no sooner than the term in which
+			// it was.
+			applied.Term = binary.LittleEndian.Uint64(entry[entryTerm:])
+			applied.Index = max(applied.Index, binary.LittleEndian.Uint64(entry[entryCommit:]))
 		})
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "commit.idx"))
@@ -122,91 +134,95 @@ func readLog(dir string) (end uint64, applied position, err error) {
 		return 0, position{}, err
 	}
 	if len(text) >= 8 {
-		committed = max(committed, binary.LittleEndian.Uint64(text))
+		applied.Index = max(applied.Index, binary.LittleEndian.Uint64(text))
 	}
-	committed = min(committed, end)
-	return end, position{terms[committed], committed}, nil
+	applied.Index = min(applied.Index, end)
+	return end, applied, nil
 }
 
-// record writes down what is claimed. l.mu is held, or nobody else has l.
-func (l *clusterLog) record() error {
-	if len(l.claims) == 0 {
-		return ignoreAbsence(os.Remove(l.path))
-	}
-	text, err := json.Marshal(l.claims)
+// save writes the record down. l.mu is held, or nobody else has l.
+func (l *clusterLog) save() error {
+	text, err := json.Marshal(l.record)
 	if err != nil {
 		return err
 	}
 	return replaceFile(l.path, text)
 }
 
+// advance notes how far the log is applied. What it was before another term is on the disk. l.mu is held, or nobody else has l.
+func (l *clusterLog) advance(to position) error {
+	all := l.record.Applied
+	n := len(all)
+	switch {
+	case to.Index == 0 || n > 0 && to.Index <= all[n-1].Index:
+		return nil
+	case n > 0 && to.Term <= all[n-1].Term:
+		all[n-1].Index = to.Index
+		return nil
+	}
+	l.record.Applied = append(all[max(0, n-mostPositions+1):], to)
+	return l.save()
+}
+
 // see takes note of where the log is.
 func (l *clusterLog) see(g *server.RaftzGroup) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch n := len(l.applied); {
-	case n > 0 && g.Committed <= l.applied[n-1].Index:
-	case n > 0 && g.Term == l.applied[n-1].Term:
-		l.applied[n-1].Index = g.Committed
-	default:
-		l.applied = append(l.applied[max(0, n-mostPositions+1):], position{g.Term, g.Committed})
-	}
-	var err error
-	if n := len(l.claims); n > 0 && l.claims[n-1].Term == 0 {
-		switch {
-		case g.State == server.Leader.String() && !l.led:
-			l.claims[n-1].Term, l.claims[n-1].End = g.Term, l.end
-			err = l.record()
-		case g.Leader != "": // it has the log of another one
-			l.claims = l.claims[:n-1]
-			err = l.record()
-		}
+	err := l.advance(position{g.Term, g.Committed})
+	if g.State == server.Leader.String() && !l.led {
+		n := len(l.record.Claims)
+		l.record.Claims = append(l.record.Claims[max(0, n-mostClaims+1):], claim{Term: g.Term, End: l.end})
+		err = errors.Join(err, l.save())
 	}
 	l.end, l.led = g.PIndex, g.Leader != ""
 	return err
 }
 
-// contradicts reports whether more of the log was applied than it ended with, according to a claim.
+// contradicts reports whether more of the log was applied than it ended with, according to a claim. A leader whose log was empty has nothing
+// that this member's could be made of: if it leads a cluster of which this member has the last log, this one must not go, too.
 func (l *clusterLog) contradicts(c claim) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return slices.ContainsFunc(l.applied, func(p position) bool { return p.Term < c.Term && p.Index > c.End })
+	return c.End > 0 && slices.ContainsFunc(l.record.Applied, func(p position) bool { return p.Term < c.Term && p.Index > c.End })
 }
 
 // forget is for a log that is made anew.
-func (l *clusterLog) forget() {
+func (l *clusterLog) forget() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.applied, l.end = nil, 0
+	l.record.Applied, l.end = nil, 0
+	return l.save()
 }
 
-// made are the claims that others are to compare.
-func (l *clusterLog) made() (claims []claim) {
+// claims are those that others are to compare.
+func (l *clusterLog) claims() (claims []claim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, c := range l.claims {
-		if c.Term != 0 {
-			c.Checked = slices.Clone(c.Checked)
-			claims = append(claims, c)
-		}
+	for _, c := range l.record.Claims {
+		c.Checked = slices.Clone(c.Checked)
+		claims = append(claims, c)
 	}
 	return claims
 }
 
-// check notes which members have compared a claim. It is over when these are all members.
-func (l *clusterLog) check(term uint64, by, members []string) error {
+// check notes which members have compared the claim of a term. It is over when these are all others.
+func (l *clusterLog) check(term uint64, by, others []string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := slices.IndexFunc(l.claims, func(c claim) bool { return c.Term == term })
-	if i < 0 || len(by) == 0 {
+	i := slices.IndexFunc(l.record.Claims, func(c claim) bool { return c.Term == term })
+	if i < 0 {
 		return nil
 	}
-	c := &l.claims[i]
+	c := &l.record.Claims[i]
 	c.Checked = append(c.Checked, by...)
-	if !slices.ContainsFunc(members, func(name string) bool { return !slices.Contains(c.Checked, name) }) {
-		l.claims = slices.Delete(l.claims, i, i+1)
+	over := len(others) > 0 && !slices.ContainsFunc(others, func(name string) bool { return !slices.Contains(c.Checked, name) })
+	if over {
+		l.record.Claims = slices.Delete(l.record.Claims, i, i+1)
 	}
-	return l.record()
+	if !over && len(by) == 0 {
+		return nil
+	}
+	return l.save()
 }
 
 // clusterState is how the server stands to the cluster's log; nil: it doesn't run.

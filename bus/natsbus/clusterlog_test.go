@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -26,50 +25,51 @@ func state(term, committed, end uint64, leader string) server.RaftzGroup {
 	return g
 }
 
-func TestClusterLog_theFirstWhoLeadsAfterACrashClaimsWhatItEndsWith(t *testing.T) {
-	dir := t.TempDir()
+func TestClusterLog_whoLeadsAfterNobodyClaimsWhatItEndedWith(t *testing.T) {
 	for name, row := range map[string]struct {
-		crashed bool
-		states  []server.RaftzGroup
-		want    []string
+		states []server.RaftzGroup
+		want   []string
 	}{
-		"it leads first":           {true, []server.RaftzGroup{state(3, 7, 9, ""), state(4, 7, 9, ""), state(5, 9, 10, "me"), state(5, 20, 20, "me")}, []string{"5:9"}},
-		"it leads later":           {true, []server.RaftzGroup{state(3, 7, 9, ""), state(4, 9, 10, "another"), state(5, 10, 10, ""), state(6, 11, 11, "me")}, nil},
-		"it leads after another":   {true, []server.RaftzGroup{state(4, 9, 10, "another"), state(5, 10, 11, "me")}, nil},
-		"nobody leads":             {true, []server.RaftzGroup{state(3, 7, 9, ""), state(4, 7, 9, "")}, nil},
-		"its machine is all right": {false, []server.RaftzGroup{state(3, 7, 9, ""), state(4, 9, 10, "me")}, nil},
+		"it leads first":         {[]server.RaftzGroup{state(3, 7, 9, ""), state(4, 7, 9, ""), state(5, 9, 10, "me"), state(5, 20, 20, "me")}, []string{"5:9"}},
+		"it leads later":         {[]server.RaftzGroup{state(4, 9, 10, "another"), state(5, 10, 10, ""), state(6, 11, 11, "me")}, []string{"6:10"}},
+		"it leads after another": {[]server.RaftzGroup{state(4, 9, 10, "another"), state(5, 10, 11, "me")}, nil},
+		"another leads":          {[]server.RaftzGroup{state(3, 7, 9, ""), state(4, 7, 9, "another")}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := filepath.Join(dir, name)
-			require.NoError(t, os.Mkdir(dir, 0o700))
-			l := natsbus.BeginLog(t, dir, row.crashed)
+			dir := t.TempDir()
+			l := natsbus.BeginLog(t, dir)
 			for _, g := range row.states {
 				l.See(t, g)
 			}
 			require.Equal(t, row.want, l.Claims())
-			require.Equal(t, row.want, natsbus.BeginLog(t, dir, false).Claims(), "of the next process")
+			require.Equal(t, row.want, natsbus.BeginLog(t, dir).Claims(), "of the next process")
 		})
 	}
 }
 
 func TestClusterLog_aClaimIsKeptUntilAllHaveComparedIt(t *testing.T) {
 	dir := t.TempDir()
-	l := natsbus.BeginLog(t, dir, true)
+	l := natsbus.BeginLog(t, dir)
 	l.See(t, state(3, 7, 9, ""))
 	l.See(t, state(4, 9, 10, "me"))
 	l.Check(t, 4, []string{"n2"}, []string{"n2", "n3"})
 	require.Equal(t, []string{"4:9"}, l.Claims())
-	l = natsbus.BeginLog(t, dir, true) // it crashes again
+	l = natsbus.BeginLog(t, dir)
 	l.See(t, state(4, 9, 9, ""))
 	l.See(t, state(5, 9, 10, "me"))
 	require.Equal(t, []string{"4:9", "5:9"}, l.Claims())
 	l.Check(t, 4, []string{"n3"}, []string{"n2", "n3"})
 	require.Equal(t, []string{"5:9"}, l.Claims())
-	require.Equal(t, []string{"5:9"}, natsbus.BeginLog(t, dir, false).Claims())
+	l = natsbus.BeginLog(t, dir)
+	require.Equal(t, []string{"5:9"}, l.Claims())
+	l.Check(t, 5, []string{"n2"}, []string{"n2", "n3"})
+	l.Check(t, 5, nil, []string{"n2"}) // the other one is none any more
+	require.Empty(t, l.Claims())
 }
 
 func TestClusterLog_isContradictedByWhatWasAppliedBefore(t *testing.T) {
-	l := natsbus.BeginLog(t, t.TempDir(), false)
+	dir := t.TempDir()
+	l := natsbus.BeginLog(t, dir)
 	for _, g := range []server.RaftzGroup{
 		state(3, 7, 9, "another"), state(3, 8, 9, "another"), // it runs on while the others crash
 		state(4, 8, 9, ""), state(6, 8, 9, "another"), // that one has less, and it takes no note
@@ -77,11 +77,14 @@ func TestClusterLog_isContradictedByWhatWasAppliedBefore(t *testing.T) {
 	} {
 		l.See(t, g)
 	}
-	require.True(t, l.Contradicts(6, 7))
-	require.True(t, l.Contradicts(4, 7))
-	require.False(t, l.Contradicts(6, 8))
-	require.False(t, l.Contradicts(3, 7), "it is of the same term")
-	require.False(t, l.Contradicts(6, 10), "what it has applied since is the leader's")
+	for _, l := range []*natsbus.ClusterLog{l, natsbus.BeginLog(t, dir)} { // also of the next process
+		require.True(t, l.Contradicts(6, 7))
+		require.True(t, l.Contradicts(4, 7))
+		require.False(t, l.Contradicts(6, 8))
+		require.False(t, l.Contradicts(3, 7), "it is of the same term")
+		require.False(t, l.Contradicts(6, 10), "what it has applied since is the leader's")
+		require.False(t, l.Contradicts(6, 0), "there is nothing to make it of")
+	}
 	require.True(t, l.Contradicts(7, 10))
 }
 
@@ -99,9 +102,10 @@ func TestClusterLog_isReadFromTheDisk(t *testing.T) {
 			return g.Committed > 0 && g.Committed == g.PIndex
 		}, clusterPatience, 50*time.Millisecond)
 		ends[i] = g.PIndex
-		image := filepath.Join(t.TempDir(), names[i])
+		image := filepath.Join(t.TempDir(), "[a", names[i])
+		require.NoError(t, os.Mkdir(filepath.Dir(image), 0o700))
 		copyDir(t, image, configs[i].Dir)
-		l := natsbus.BeginLog(t, image, true) // of entries
+		l := natsbus.BeginLog(t, image) // of entries
 		require.True(t, l.Contradicts(g.Term+1, g.Committed-1))
 		require.False(t, l.Contradicts(g.Term+1, g.Committed))
 		require.False(t, l.Contradicts(g.Term, g.Committed-1))
@@ -110,7 +114,7 @@ func TestClusterLog_isReadFromTheDisk(t *testing.T) {
 	}
 	closeAll(t, buses...)
 	for i, config := range configs {
-		l := natsbus.BeginLog(t, config.Dir, false) // of a snapshot
+		l := natsbus.BeginLog(t, config.Dir) // of a snapshot
 		require.True(t, l.Contradicts(1000, ends[i]-1), names[i])
 	}
 }
@@ -124,7 +128,8 @@ func TestCrash_aMemberThatKnowsOfLostStreamsLearnsWhatThereIs(t *testing.T) {
 	require.NoError(t, buses[0].EnsureStreams(ctx, chat, work))
 	requireHealthy(t, buses...)
 	c.image(t, c.early)
-	for i := range 5 {
+	const lost = 5
+	for i := range lost {
 		require.NoError(t, buses[0].EnsureStreams(ctx, bus.StreamConfig{Name: fmt.Sprint("LOST", i), Subjects: []string{fmt.Sprint("lost", i)}}))
 	}
 	_, err := buses[0].Subscribe(ctx, "work.*", new(collector).handle, bus.DurableGroup("late"), bus.Attempts(0))
@@ -157,9 +162,12 @@ func TestCrash_aMemberThatKnowsOfLostStreamsLearnsWhatThereIs(t *testing.T) {
 			buses[member] = c.open(t, &problems, member)[member]
 			require.Eventually(t, c.settled, 2*clusterPatience, 100*time.Millisecond)
 			requireHealthy(t, buses...)
-			requireSameAssets(t, buses, 2+len(groups)) // the server removes what is lost after half a minute
+			requireSameAssets(t, buses, 2+len(groups))
+			kept, err := filepath.Glob(filepath.Join(c.configs[member].Dir, "unknown", "LOST*", "msgs"))
+			require.NoError(t, err)
+			require.Len(t, kept, lost)
 			var got collector
-			_, err := buses[member].Subscribe(ctx, "work.*", got.handle, bus.DurableGroup("last"), bus.Attempts(0))
+			_, err = buses[member].Subscribe(ctx, "work.*", got.handle, bus.DurableGroup("last"), bus.Attempts(0))
 			require.NoError(t, err)
 			require.NoError(t, buses[member].Publish(ctx, "work.x", []byte("x")))
 			eventually(t, func() bool { return len(got.texts()) == 1 }, "a group of the member to have a message")
@@ -167,16 +175,13 @@ func TestCrash_aMemberThatKnowsOfLostStreamsLearnsWhatThereIs(t *testing.T) {
 	}
 }
 
-// requireSameAssets checks that members hold the same streams and groups, so many, but for those that are lost.
+// requireSameAssets checks that members hold the same streams and groups, so many.
 func requireSameAssets(t *testing.T, buses []bus.Bus, n int) {
 	t.Helper()
-	assets := func(b bus.Bus) []string {
-		return slices.DeleteFunc(natsbus.Assets(b), func(line string) bool { return strings.HasPrefix(line, "LOST") })
-	}
 	same := func() bool {
-		first := assets(buses[0])
+		first := natsbus.Assets(buses[0])
 		for _, b := range buses[1:] {
-			if !slices.Equal(first, assets(b)) {
+			if !slices.Equal(first, natsbus.Assets(b)) {
 				return false
 			}
 		}

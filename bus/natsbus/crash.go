@@ -26,7 +26,7 @@ import (
 //
 // So a member whose machine has crashed suspects its replicas until they are known to be what the leader has (sound.go).
 
-// crashFile is in a member's store as long as it suspects a replica.
+// crashFile is in a member's store as long as it suspects a replica, or the cluster's log.
 const crashFile = "jitney.crash"
 
 const (
@@ -39,16 +39,14 @@ type crash struct {
 	ID       string              `json:"id"`
 	Boot     string              `json:"boot"` // the start of the machine after it
 	Suspects map[string]*suspect `json:"suspects"`
-	Log      logSuspicion        `json:"log,omitempty"`
+	Log      *logSuspicion       `json:"log,omitempty"`
 }
 
-// logSuspicion is what becomes of a cluster's log that differs from the leader's.
-type logSuspicion string
-
-const (
-	logDiffers  logSuspicion = "differs"
-	logReplaced logSuspicion = "replaced" // and not filled yet
-)
+// logSuspicion is a cluster's log that is made anew, since it contradicts a claim.
+type logSuspicion struct {
+	Claim    claim `json:"claim"`
+	Replaced bool  `json:"replaced,omitempty"` // and not filled yet
+}
 
 // suspect is a replica that may not be what the leader has.
 type suspect struct {
@@ -262,7 +260,7 @@ func blockNumber(path string) int {
 // noteReview records what is suspected. r.mu is held, or nobody else has r.
 func (e *embedded) noteReview(r *review) error {
 	path := filepath.Join(e.dir, crashFile)
-	if len(r.record.Suspects) == 0 && r.record.Log == "" {
+	if len(r.record.Suspects) == 0 && r.record.Log == nil {
 		return ignoreAbsence(os.Remove(path)) // with the next one the crash is another one
 	}
 	text, err := json.Marshal(r.record)
@@ -349,13 +347,18 @@ func (e *embedded) save() error {
 	return err
 }
 
-// removeAside removes the replicas that were taken away for nobody's sake any more.
+// removeAside removes what was taken away for nobody's sake any more.
 func (e *embedded) removeAside(r *review) error {
 	aside, err := subdirs(filepath.Join(e.dir, asideDir))
 	for _, name := range aside {
 		if r.suspectOf(name) == nil {
 			err = errors.Join(err, os.RemoveAll(filepath.Join(e.dir, asideDir, name)))
 		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.record.Log == nil {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(e.dir, asideDir, logAside)))
 	}
 	return err
 }

@@ -50,9 +50,9 @@ func ClusterState(b bus.Bus) *server.RaftzGroup { return b.(*natsBus).backend.no
 type ClusterLog struct{ log *clusterLog }
 
 // BeginLog reads what a member's directory has of it.
-func BeginLog(t *testing.T, dir string, crashed bool) *ClusterLog {
+func BeginLog(t *testing.T, dir string) *ClusterLog {
 	t.Helper()
-	l, err := (&embedded{dir: dir}).beginLog(crashed)
+	l, err := (&embedded{dir: dir}).beginLog()
 	require.NoError(t, err)
 	return &ClusterLog{l}
 }
@@ -65,7 +65,7 @@ func (l *ClusterLog) See(t *testing.T, g server.RaftzGroup) {
 
 // Claims are what it claims, as TERM:END.
 func (l *ClusterLog) Claims() (claims []string) {
-	for _, c := range l.log.made() {
+	for _, c := range l.log.claims() {
 		claims = append(claims, fmt.Sprint(c.Term, ":", c.End))
 	}
 	return claims

@@ -161,6 +161,7 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 			defer cancel()
 			b.tellClaims(ctx)
 		})
+		b.askClaims(ctx)
 		e.awaitSound(ctx)
 	}
 	return opened, err

@@ -18,41 +18,57 @@ const (
 	claimEvery = time.Second
 	// logAside is where a log is, below asideDir, that was taken away, until there is another one. No stream has this name.
 	logAside = ".log"
+	// unknownDir is where replicas are kept of streams that the cluster has lost. The server would remove them.
+	unknownDir = "unknown"
+	// renewPatience is how long a member whose server has ended for it waits until its log may go. The others may have to choose a leader.
+	renewPatience = 20 * time.Second
 )
 
 // logStanding is how a member stands to the cluster's log.
 type logStanding struct {
-	Checked   bool   `json:"checked,omitempty"` // it has compared the claims, and its log agrees with them
-	Differs   bool   `json:"differs,omitempty"` // it has its log made anew
-	Leads     bool   `json:"leads,omitempty"`
-	Term      uint64 `json:"term,omitempty"`
-	Committed uint64 `json:"committed,omitempty"`
-	End       uint64 `json:"end,omitempty"`
+	Checked   bool    `json:"checked,omitempty"`  // it has compared the claims, and its log agrees with them
+	Differs   bool    `json:"differs,omitempty"`  // it has its log made anew
+	Helpless  bool    `json:"helpless,omitempty"` // it would, and can't
+	Leads     bool    `json:"leads,omitempty"`
+	Term      uint64  `json:"term,omitempty"`
+	Committed uint64  `json:"committed,omitempty"`
+	Claims    []claim `json:"claims,omitempty"` // its own
 }
 
 // logStanding is this member's, which compares what another one claims; nil: it can't tell now.
 func (e *embedded) logStanding(claims []claim) *logStanding {
-	for _, c := range claims {
-		if e.clusterLog.contradicts(c) {
-			e.suspectLog(c)
-		}
-	}
 	g := e.clusterState()
 	if g == nil {
 		return nil
 	}
+	checked := e.compareClaims(g, claims)
 	differs := e.suspectsLog()
 	return &logStanding{
-		Checked: !differs, Differs: differs, Leads: g.State == server.Leader.String(),
-		Term: g.Term, Committed: g.Committed, End: g.PIndex,
+		Checked: checked && !differs, Differs: differs, Helpless: differs && !e.canRestart(),
+		Leads: g.State == server.Leader.String(), Term: g.Term, Committed: g.Committed, Claims: e.clusterLog.claims(),
 	}
+}
+
+// compareClaims compares what others claim, and has this member's log made anew if it contradicts. all is false where it doesn't know of
+// a claim's term yet.
+func (e *embedded) compareClaims(g *server.RaftzGroup, claims []claim) (all bool) {
+	all = true
+	for _, c := range claims {
+		switch {
+		case c.Term > g.Term:
+			all = false
+		case e.clusterLog.contradicts(c):
+			e.suspectLog(c)
+		}
+	}
+	return all
 }
 
 // suspectsLog reports whether this member has its log made anew.
 func (e *embedded) suspectsLog() bool {
 	e.review.mu.Lock()
 	defer e.review.mu.Unlock()
-	return e.review.record.Log != ""
+	return e.review.record.Log != nil
 }
 
 // suspectLog has this member's log made anew.
@@ -60,18 +76,18 @@ func (e *embedded) suspectLog(c claim) {
 	r := e.review
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.record.Log != "" {
+	if r.record.Log != nil {
 		return
 	}
-	e.log.Warn("natsbus: most members' machines have crashed, and the cluster has lost what this member knew of its streams last; the member's log is made anew", "term", c.Term, "end", c.End)
-	r.record.Log = logDiffers
+	e.log.Warn("natsbus: machines have crashed, and the cluster has lost what this member knew of its streams last; the member's log is made anew", "term", c.Term, "end", c.End)
+	r.record.Log = &logSuspicion{Claim: claim{Term: c.Term, End: c.End}}
 	if err := e.noteReview(r); err != nil {
 		e.log.Warn("natsbus: noting that the cluster's log differs", "error", err)
 	}
 }
 
-// noteLog notes how far it is.
-func (e *embedded) noteLog(to logSuspicion) error {
+// noteLog notes how far it is; nil: it is done.
+func (e *embedded) noteLog(to *logSuspicion) error {
 	r := e.review
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -82,7 +98,7 @@ func (e *embedded) noteLog(to logSuspicion) error {
 // tellClaims tells the others what this member claims of the log, until they have compared it or ctx ends.
 func (b *backend) tellClaims(ctx context.Context) {
 	for sleep(ctx, claimEvery) {
-		claims := b.node.clusterLog.made()
+		claims := b.node.clusterLog.claims()
 		if len(claims) == 0 || !b.rc.IsConnected() {
 			continue
 		}
@@ -90,9 +106,10 @@ func (b *backend) tellClaims(ctx context.Context) {
 		if g == nil {
 			continue
 		}
+		heard := b.hearLogs(ctx, others(g), claims)
 		for _, c := range claims {
 			var checked []string
-			for member, x := range b.hearLogs(ctx, others(g), []claim{c}) {
+			for member, x := range heard {
 				if x.Checked && !slices.Contains(c.Checked, member) {
 					checked = append(checked, member)
 				}
@@ -101,6 +118,17 @@ func (b *backend) tellClaims(ctx context.Context) {
 				b.log.Warn("natsbus: noting who has compared the cluster's log", "error", err)
 			}
 		}
+	}
+}
+
+// askClaims compares what the others claim now.
+func (b *backend) askClaims(ctx context.Context) {
+	g := b.node.clusterState()
+	if g == nil {
+		return
+	}
+	for _, x := range b.hearLogs(ctx, others(g), nil) {
+		b.node.compareClaims(g, x.Claims)
 	}
 }
 
@@ -139,37 +167,58 @@ func (b *backend) hearLogs(ctx context.Context, members []string, claims []claim
 }
 
 // renewLog brings a log that differs a step further. It says what it waits for.
-func (b *backend) renewLog(ctx context.Context) error {
+func (b *backend) renewLog(ctx context.Context, suspicion logSuspicion) error {
 	e, r := b.node, b.node.review
 	g := e.clusterState()
 	if g == nil {
 		return nil
 	}
-	heard := b.hearLogs(ctx, others(g), nil)
-	r.mu.Lock()
-	replaced := r.record.Log == logReplaced
-	r.mu.Unlock()
-	if replaced {
+	if suspicion.Replaced {
+		heard := b.hearLogs(ctx, others(g), nil)
 		if g = e.clusterState(); g == nil || !filled(g, heard) {
-			return nil
+			return errors.New("the leader of the cluster must run and answer, so that it fills this member's log")
 		}
 		e.log.Info("natsbus: this member knows again what the others know of the cluster's streams")
-		return errors.Join(e.noteLog(""), os.RemoveAll(filepath.Join(e.dir, asideDir, logAside)))
+		return errors.Join(e.noteLog(nil), e.removeAside(r))
 	}
-	if err := b.mayRenew(g, heard); err != nil || time.Now().Before(r.next) {
+	if !e.canRestart() {
+		return errors.New("the cluster's log differs from the leader's: give this member an empty directory, which the others fill")
+	}
+	members, committed := others(g), uint64(0)
+	if g.State == server.Leader.String() {
+		committed = g.Committed
+	}
+	if err := b.mayRenew(ctx, members, suspicion.Claim, committed); err != nil || time.Now().Before(r.next) {
 		return err
 	}
-	e.startAnew(ctx, func(context.Context) error {
-		if err := e.putLogAside(); err != nil {
+	var failed error
+	e.startAnew(ctx, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, renewPatience)
+		defer cancel()
+		// Once more: now it has no part in what they acknowledge.
+		for failed = b.mayRenew(ctx, members, suspicion.Claim, committed); failed != nil && sleep(ctx, soundEvery); {
+			failed = b.mayRenew(ctx, members, suspicion.Claim, committed)
+		}
+		var known []string
+		if failed == nil {
+			known, failed = b.Find(ctx, "")
+		}
+		if failed != nil {
+			return nil // its server goes on with what there is
+		}
+		if err := errors.Join(e.keepUnknown(known), e.putLogAside(suspicion)); err != nil {
 			return storeError(e.dir, err)
 		}
 		return nil
 	})
-	return nil
+	return failed
 }
 
 // filled reports whether a log has all that its leader had when it was asked.
 func filled(g *server.RaftzGroup, heard map[string]*logStanding) bool {
+	if g.State == server.Leader.String() {
+		return true
+	}
 	for _, x := range heard {
 		if x.Leads && x.Term == g.Term {
 			return g.Committed > 0 && g.Committed >= x.Committed && !g.CatchingUp
@@ -178,39 +227,55 @@ func filled(g *server.RaftzGroup, heard map[string]*logStanding) bool {
 	return false
 }
 
-// mayRenew returns what this member's log is still needed for. More than half of the members must have all without it.
-func (b *backend) mayRenew(g *server.RaftzGroup, heard map[string]*logStanding) error {
-	if !b.node.canRestart() {
-		return errors.New("the cluster's log differs from the leader's: give this member an empty directory, which the others fill")
-	}
-	committed := uint64(0)
-	if g.State == server.Leader.String() {
-		committed = g.Committed
-	}
+// mayRenew returns what this member's log is still needed for. Of the cluster more than half must have all of the log, under one leader and as
+// far as this member has led it, without this member.
+func (b *backend) mayRenew(ctx context.Context, members []string, c claim, committed uint64) error {
+	heard := b.hearLogs(ctx, members, []claim{c})
+	var leader *logStanding
 	for _, x := range heard {
-		committed = max(committed, x.Committed)
+		if x.Leads && !x.Differs && (leader == nil || x.Term > leader.Term) {
+			leader = x
+		}
 	}
 	sound := 0
-	for _, member := range others(g) {
+	for _, member := range members {
 		x := heard[member]
 		switch {
 		case x == nil && b.node.review.awaits(member):
 			return fmt.Errorf("the cluster's log differs from the leader's; %s doesn't answer", member)
-		case x == nil:
+		case x == nil, x.Helpless:
 		case x.Differs && member < b.node.cfg.Cluster.Member:
 			return fmt.Errorf("the cluster's log differs from the leader's; first comes %s", member)
-		case !x.Differs && x.End >= committed:
+		case !x.Differs && leader != nil && x.Term == leader.Term && x.Committed >= max(committed, leader.Committed):
 			sound++
 		}
 	}
-	if need := g.Size/2 + 1; sound < need {
+	if need := (len(members)+1)/2 + 1; sound < need {
 		return fmt.Errorf("the cluster's log differs from the leader's; %d other members have it all now, and %d must", sound, need)
 	}
 	return nil
 }
 
+// keepUnknown takes away the replicas of streams that the cluster doesn't know, which are nowhere else.
+func (e *embedded) keepUnknown(known []string) error {
+	names, err := subdirs(e.streamsDir())
+	for _, name := range names {
+		if slices.Contains(known, name) {
+			continue
+		}
+		to := filepath.Join(e.dir, unknownDir, fmt.Sprint(name, "-", time.Now().UnixNano()))
+		moved := os.MkdirAll(filepath.Dir(to), 0o700)
+		if moved == nil {
+			moved = os.Rename(filepath.Join(e.streamsDir(), name), to)
+		}
+		err = errors.Join(err, moved)
+		e.log.Error("natsbus: the cluster has lost a stream", "stream", name, "kept", to)
+	}
+	return err
+}
+
 // putLogAside takes the log away, but not what this member has voted for, nor who the others are.
-func (e *embedded) putLogAside() error {
+func (e *embedded) putLogAside(suspicion logSuspicion) error {
 	from, to := filepath.Join(consensusDir(e.dir), clusterGroup), filepath.Join(e.dir, asideDir, logAside, fmt.Sprint(time.Now().UnixNano()))
 	if err := os.MkdirAll(to, 0o700); err != nil {
 		return err
@@ -220,6 +285,6 @@ func (e *embedded) putLogAside() error {
 			return err
 		}
 	}
-	e.clusterLog.forget()
-	return e.noteLog(logReplaced)
+	suspicion.Replaced = true
+	return errors.Join(e.clusterLog.forget(), e.noteLog(&suspicion))
 }

@@ -66,14 +66,16 @@ func (b *backend) keepSound(ctx context.Context) {
 		for name := range r.record.Suspects {
 			names[name] = true
 		}
-		leftovers, renew := len(r.leftovers) > 0, r.record.Log != ""
+		leftovers, suspicion := len(r.leftovers) > 0, r.record.Log
 		r.mu.Unlock()
 		if !b.rc.IsConnected() || b.node.failure() != nil {
 			continue
 		}
-		if renew {
-			b.tellStep(ctx, "the cluster's log", b.renewLog(ctx))
+		var waits error
+		if suspicion != nil {
+			waits = b.renewLog(ctx, *suspicion)
 		}
+		b.tellStep(ctx, "the cluster's log", waits)
 		if leftovers && time.Now().After(r.next) && b.node.canRestart() {
 			b.node.clear(ctx)
 		} else if len(names) > 0 {
@@ -91,7 +93,7 @@ func (b *backend) keepSound(ctx context.Context) {
 func (e *embedded) awaitSound(ctx context.Context) {
 	for until := time.Now().Add(openPatience); time.Now().Before(until) && sleep(ctx, soundEvery/10); {
 		e.review.mu.Lock()
-		done := len(e.review.record.Suspects)+len(e.review.leftovers) == 0 && e.review.record.Log == ""
+		done := len(e.review.record.Suspects)+len(e.review.leftovers) == 0 && e.review.record.Log == nil
 		e.review.mu.Unlock()
 		if done {
 			return

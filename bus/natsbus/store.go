@@ -76,8 +76,8 @@ func (e *embedded) beginBoot() error {
 	if e.review, err = e.beginReview(crashed); err != nil {
 		return err
 	}
-	if e.clusterLog, err = e.beginLog(crashed); err != nil {
-		return storeError(e.dir, err)
+	if e.clusterLog, err = e.beginLog(); err != nil {
+		return err
 	}
 	if first {
 		return e.noteBoot()
