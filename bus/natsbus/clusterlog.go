@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,6 +31,7 @@ const logFile = "jitney.log"
 const (
 	clusterGroup = "_meta_"
 	logEvery     = 200 * time.Millisecond
+	stale        = time.Second // what was seen of the log, if somebody leads now
 	// mostPositions and mostClaims bound what is remembered: one for each term in which the log has grown, and one for each
 	// term in which this member led and not all have compared it.
 	mostPositions = 100
@@ -63,8 +65,10 @@ type clusterLog struct {
 
 	mu     sync.Mutex
 	record logRecord
-	end    uint64 // of the log, when it was seen last
-	led    bool   // somebody led it then
+	end    uint64    // of the log, when it was seen last
+	led    bool      // somebody led it then
+	term   uint64    // then
+	seen   time.Time // then
 }
 
 // beginLog reads what a store that nobody has opened has of the log.
@@ -81,7 +85,10 @@ func (e *embedded) beginLog() (*clusterLog, error) {
 	if err != nil {
 		return nil, storeError(e.dir, err)
 	}
-	l.end = end
+	l.end, l.seen, l.term = end, time.Now(), math.MaxUint64
+	for i := range l.record.Applied { // what the disk has lost of the log the server doesn't apply
+		l.record.Applied[i].Index = min(l.record.Applied[i].Index, end)
+	}
 	if err := l.advance(applied); err != nil {
 		return nil, storeError(e.dir, err)
 	}
@@ -123,8 +130,7 @@ func readLog(dir string) (end uint64, applied position, err error) {
 				return
 			}
 			end = seq
-			// Nobody commits an entry of an earlier term before the first one of its own, so this is no sooner than the term in which
-			// it was.
+			// Rather a later term than the one in which it was applied: a leader commits entries of earlier ones, too.
 			applied.Term = binary.LittleEndian.Uint64(entry[entryTerm:])
 			applied.Index = max(applied.Index, binary.LittleEndian.Uint64(entry[entryCommit:]))
 		})
@@ -149,7 +155,14 @@ func (l *clusterLog) save() error {
 	return replaceFile(l.path, text)
 }
 
-// advance notes how far the log is applied. What it was before another term is on the disk. l.mu is held, or nobody else has l.
+// note writes down all that is known.
+func (l *clusterLog) note() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.save()
+}
+
+// advance notes how far the log is applied, in the record for each term that is over. l.mu is held, or nobody else has l.
 func (l *clusterLog) advance(to position) error {
 	all := l.record.Applied
 	n := len(all)
@@ -169,12 +182,14 @@ func (l *clusterLog) see(g *server.RaftzGroup) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	err := l.advance(position{g.Term, g.Committed})
-	if g.State == server.Leader.String() && !l.led {
-		n := len(l.record.Claims)
-		l.record.Claims = append(l.record.Claims[max(0, n-mostClaims+1):], claim{Term: g.Term, End: l.end})
+	// Otherwise another one may have led meanwhile.
+	known := !l.led && time.Since(l.seen) < stale && (g.Term <= l.term || g.Term == l.term+1)
+	if g.State == server.Leader.String() && known {
+		// The oldest ones are those that a member can contradict that is away for long.
+		l.record.Claims = append(l.record.Claims[:min(len(l.record.Claims), mostClaims-1)], claim{Term: g.Term, End: l.end})
 		err = errors.Join(err, l.save())
 	}
-	l.end, l.led = g.PIndex, g.Leader != ""
+	l.end, l.led, l.term, l.seen = g.PIndex, g.Leader != "", g.Term, time.Now()
 	return err
 }
 
@@ -183,7 +198,10 @@ func (l *clusterLog) see(g *server.RaftzGroup) error {
 func (l *clusterLog) contradicts(c claim) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return c.End > 0 && slices.ContainsFunc(l.record.Applied, func(p position) bool { return p.Term < c.Term && p.Index > c.End })
+	if c.End == 0 || slices.ContainsFunc(l.record.Claims, func(own claim) bool { return own.Term == c.Term }) {
+		return false
+	}
+	return slices.ContainsFunc(l.record.Applied, func(p position) bool { return p.Term < c.Term && p.Index > c.End })
 }
 
 // forget is for a log that is made anew.

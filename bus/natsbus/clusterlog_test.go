@@ -77,7 +77,11 @@ func TestClusterLog_isContradictedByWhatWasAppliedBefore(t *testing.T) {
 	} {
 		l.See(t, g)
 	}
-	for _, l := range []*natsbus.ClusterLog{l, natsbus.BeginLog(t, dir)} { // also of the next process
+	snapshots := filepath.Join(dir, "jetstream", "$SYS", "_js_", "_meta_", "snapshots")
+	require.NoError(t, os.MkdirAll(snapshots, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(snapshots, "snap.6.12"), nil, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(snapshots, "snap.7.20.tmp"), nil, 0o600)) // a crash has left it
+	for _, l := range []*natsbus.ClusterLog{l, natsbus.BeginLog(t, dir)} {                  // also of the next process
 		require.True(t, l.Contradicts(6, 7))
 		require.True(t, l.Contradicts(4, 7))
 		require.False(t, l.Contradicts(6, 8))
@@ -86,6 +90,21 @@ func TestClusterLog_isContradictedByWhatWasAppliedBefore(t *testing.T) {
 		require.False(t, l.Contradicts(6, 0), "there is nothing to make it of")
 	}
 	require.True(t, l.Contradicts(7, 10))
+}
+
+func TestClusterLog_countsOnlyWhatTheDiskHasOfIt(t *testing.T) {
+	dir := t.TempDir()
+	l := natsbus.BeginLog(t, dir)
+	l.See(t, state(3, 8, 9, "another"))
+	l.See(t, state(4, 12, 12, "another"))
+	require.True(t, l.Contradicts(5, 7))
+	l = natsbus.BeginLog(t, dir) // a crash has taken the log, and not what was written down of it
+	require.False(t, l.Contradicts(5, 7))
+	l.See(t, state(4, 5, 5, ""))
+	l.See(t, state(5, 5, 6, "me"))
+	l.See(t, state(6, 8, 9, "another"))
+	require.False(t, l.Contradicts(5, 3), "its own")
+	require.True(t, l.Contradicts(7, 6))
 }
 
 func TestClusterLog_isReadFromTheDisk(t *testing.T) {
@@ -97,14 +116,16 @@ func TestClusterLog_isReadFromTheDisk(t *testing.T) {
 	ends := make([]uint64, 3)
 	for i, b := range buses {
 		var g *server.RaftzGroup
+		var image string
 		require.Eventually(t, func() bool {
 			g = natsbus.ClusterState(b)
-			return g.Committed > 0 && g.Committed == g.PIndex
+			image = filepath.Join(t.TempDir(), "[a")
+			copyDir(t, image, configs[i].Dir)
+			now := natsbus.ClusterState(b)
+			return g.Committed > 0 && g.Committed == g.PIndex && now.Term == g.Term && now.PIndex == g.PIndex
 		}, clusterPatience, 50*time.Millisecond)
 		ends[i] = g.PIndex
-		image := filepath.Join(t.TempDir(), "[a", names[i])
-		require.NoError(t, os.Mkdir(filepath.Dir(image), 0o700))
-		copyDir(t, image, configs[i].Dir)
+		require.NoError(t, os.RemoveAll(filepath.Join(image, "jitney.log")))
 		l := natsbus.BeginLog(t, image) // of entries
 		require.True(t, l.Contradicts(g.Term+1, g.Committed-1))
 		require.False(t, l.Contradicts(g.Term+1, g.Committed))
@@ -112,8 +133,18 @@ func TestClusterLog_isReadFromTheDisk(t *testing.T) {
 		l.See(t, state(g.Term+1, g.Committed, g.PIndex+1, "me"))
 		require.Equal(t, []string{fmt.Sprint(g.Term+1, ":", g.PIndex)}, l.Claims())
 	}
+	for i, b := range buses {
+		require.NotEmpty(t, natsbus.LostIn(t, filepath.Join(configs[i].Dir, "jetstream", "$G", "streams"), nil))
+		known := map[string]time.Time{work.Name: {}} // it doesn't answer now
+		known[chat.Name] = natsbus.Created(t, b)[chat.Name]
+		require.NotZero(t, known[chat.Name])
+		require.Empty(t, natsbus.LostIn(t, filepath.Join(configs[i].Dir, "jetstream", "$G", "streams"), known))
+		known[chat.Name] = known[chat.Name].Add(time.Nanosecond) // another one of this name
+		require.Equal(t, []string{chat.Name}, natsbus.LostIn(t, filepath.Join(configs[i].Dir, "jetstream", "$G", "streams"), known))
+	}
 	closeAll(t, buses...)
 	for i, config := range configs {
+		require.NoError(t, os.RemoveAll(filepath.Join(config.Dir, "jitney.log")))
 		l := natsbus.BeginLog(t, config.Dir) // of a snapshot
 		require.True(t, l.Contradicts(1000, ends[i]-1), names[i])
 	}
@@ -129,8 +160,13 @@ func TestCrash_aMemberThatKnowsOfLostStreamsLearnsWhatThereIs(t *testing.T) {
 	requireHealthy(t, buses...)
 	c.image(t, c.early)
 	const lost = 5
+	var streams []bus.StreamConfig
 	for i := range lost {
-		require.NoError(t, buses[0].EnsureStreams(ctx, bus.StreamConfig{Name: fmt.Sprint("LOST", i), Subjects: []string{fmt.Sprint("lost", i)}}))
+		streams = append(streams, bus.StreamConfig{Name: fmt.Sprint("LOST", i), Subjects: []string{fmt.Sprint("lost", i)}})
+	}
+	require.NoError(t, buses[0].EnsureStreams(ctx, streams...))
+	for range 2 {
+		require.NoError(t, buses[0].Publish(ctx, "lost0", []byte("before")))
 	}
 	_, err := buses[0].Subscribe(ctx, "work.*", new(collector).handle, bus.DurableGroup("late"), bus.Attempts(0))
 	require.NoError(t, err)
@@ -159,10 +195,14 @@ func TestCrash_aMemberThatKnowsOfLostStreamsLearnsWhatThereIs(t *testing.T) {
 				_, err := buses[rest[i%2]].Subscribe(ctx, "work.*", new(collector).handle, bus.DurableGroup(group), bus.Attempts(0))
 				require.NoError(t, err)
 			}
+			again := make(chan error, 1)
+			go func() { again <- buses[rest[0]].EnsureStreams(ctx, streams[0]) }() // it waits for the member
 			buses[member] = c.open(t, &problems, member)[member]
+			require.NoError(t, <-again)
+			require.NoError(t, buses[rest[0]].Publish(ctx, "lost0", []byte("after")))
 			require.Eventually(t, c.settled, 2*clusterPatience, 100*time.Millisecond)
 			requireHealthy(t, buses...)
-			requireSameAssets(t, buses, 2+len(groups))
+			requireSameAssets(t, buses, 3+len(groups))
 			kept, err := filepath.Glob(filepath.Join(c.configs[member].Dir, "unknown", "LOST*", "msgs"))
 			require.NoError(t, err)
 			require.Len(t, kept, lost)
@@ -171,6 +211,10 @@ func TestCrash_aMemberThatKnowsOfLostStreamsLearnsWhatThereIs(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, buses[member].Publish(ctx, "work.x", []byte("x")))
 			eventually(t, func() bool { return len(got.texts()) == 1 }, "a group of the member to have a message")
+			for i := range names {
+				dir := filepath.Join(c.configs[i].Dir, "jetstream", "$G", "streams", "LOST0")
+				require.Eventually(t, func() bool { return slices.Equal([]string{"1 after"}, natsbus.Stored(t, dir)) }, clusterPatience, 100*time.Millisecond, names[i])
+			}
 		})
 	}
 }

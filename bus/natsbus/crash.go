@@ -92,18 +92,24 @@ type review struct {
 	leftovers map[configOf]bool // consumers that only this member has still, in the way of others of their names
 
 	// Of the goroutine that compares.
-	said    map[string]string    // what was logged of a stream last
+	said    map[string]saying    // what was logged of a stream last
 	stepped map[string]time.Time // when it was tried to give up a stream's lead
 	rewound map[string]bool      // consumers that have gone back, by stream, life and name
 	next    time.Time            // when replicas or leftovers may be taken away again
 	pause   time.Duration        // after it
 }
 
+// saying is what was logged, and when.
+type saying struct {
+	text string
+	at   time.Time
+}
+
 // beginReview is what a member has noted before, and what a crash adds to it. crashed says that its machine has.
 func (e *embedded) beginReview(crashed bool) (*review, error) {
 	r := &review{
 		poked: map[string]time.Time{}, heard: map[string]time.Time{}, began: time.Now(), leftovers: map[configOf]bool{}, lives: map[string]string{},
-		said: map[string]string{}, stepped: map[string]time.Time{}, rewound: map[string]bool{},
+		said: map[string]saying{}, stepped: map[string]time.Time{}, rewound: map[string]bool{},
 	}
 	path := filepath.Join(e.dir, crashFile)
 	text, err := os.ReadFile(path)
@@ -135,16 +141,22 @@ func (e *embedded) beginReview(crashed bool) (*review, error) {
 // newCrashID tells crashes apart.
 func newCrashID() string { return rand.Text()[:8] }
 
-// add suspects the replica in a directory, since the machine has crashed.
-func (r *review) add(name, dir string) error {
-	var stream struct {
+// createdOf reads when the stream or the consumer in a directory was created.
+func createdOf(dir string) (time.Time, error) {
+	var meta struct {
 		Created time.Time `json:"Created"`
 	}
 	text, err := os.ReadFile(filepath.Join(dir, "meta.inf"))
-	if err == nil && json.Unmarshal(text, &stream) != nil || errors.Is(err, fs.ErrNotExist) {
-		err = nil // the crash has left it so: the server has it filled anew
+	if err == nil && json.Unmarshal(text, &meta) != nil {
+		err = fs.ErrNotExist // a crash has left it so: the server has it filled anew
 	}
-	if err != nil {
+	return meta.Created, err
+}
+
+// add suspects the replica in a directory, since the machine has crashed.
+func (r *review) add(name, dir string) error {
+	created, err := createdOf(dir)
+	if err = ignoreAbsence(err); err != nil {
 		return err
 	}
 	marks, readable, err := marksOf(dir)
@@ -152,8 +164,8 @@ func (r *review) add(name, dir string) error {
 		return err
 	}
 	p := r.record.Suspects[name]
-	if p == nil || !p.Created.Equal(stream.Created) {
-		p = &suspect{Created: stream.Created}
+	if p == nil || !p.Created.Equal(created) {
+		p = &suspect{Created: created}
 		r.record.Suspects[name] = p
 	}
 	if p.Replaced { // what replaces it may have lost its end, or it is back itself

@@ -257,6 +257,11 @@ func (c *crash) open(t *testing.T, problems *[3]collector, which ...int) []bus.B
 	}
 	opening.Wait()
 	t.Cleanup(func() {
+		for i, b := range buses {
+			if b != nil && t.Failed() {
+				t.Logf("consumers of %s: %s", names[i], strings.Join(natsbus.Consumers(b), "\n"))
+			}
+		}
 		for _, b := range buses {
 			if b != nil {
 				_ = b.Close(context.Background()) // the test may have

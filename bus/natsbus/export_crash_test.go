@@ -2,12 +2,14 @@ package natsbus
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
@@ -43,6 +45,23 @@ func Assets(b bus.Bus) (lines []string) {
 	return lines
 }
 
+// Consumers says how a member sees its consumers.
+func Consumers(b bus.Bus) (lines []string) {
+	info, err := b.(*natsBus).backend.node.server.Load().Jsz(&server.JSzOptions{Account: server.DEFAULT_GLOBAL_ACCOUNT, Streams: true, Consumer: true, RaftGroups: true, Config: true})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, account := range info.AccountDetails {
+		for _, s := range account.Streams {
+			for _, c := range s.Consumer {
+				text, err := json.Marshal(c)
+				lines = append(lines, fmt.Sprint(s.Name, " ", string(text), " ", err))
+			}
+		}
+	}
+	return lines
+}
+
 // ClusterState is how a member's server stands to the cluster's log.
 func ClusterState(b bus.Bus) *server.RaftzGroup { return b.(*natsBus).backend.node.clusterState() }
 
@@ -74,6 +93,22 @@ func (l *ClusterLog) Claims() (claims []string) {
 // Contradicts reports whether more was applied than is claimed.
 func (l *ClusterLog) Contradicts(term, end uint64) bool {
 	return l.log.contradicts(claim{Term: term, End: end})
+}
+
+// Created is when the streams that a member's cluster has were created.
+func Created(t *testing.T, b bus.Bus) map[string]time.Time {
+	t.Helper()
+	created, err := b.(*natsBus).backend.created(t.Context(), "$JS.API.STREAM.LIST")
+	require.NoError(t, err)
+	return created
+}
+
+// LostIn names the directories below dir of what isn't known, or was created at another time.
+func LostIn(t *testing.T, dir string, known map[string]time.Time) []string {
+	t.Helper()
+	lost, err := lostIn(dir, known)
+	require.NoError(t, err)
+	return lost
 }
 
 // Check notes that members have compared a claim.

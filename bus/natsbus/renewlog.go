@@ -81,9 +81,20 @@ func (e *embedded) suspectLog(c claim) {
 	}
 	e.log.Warn("natsbus: machines have crashed, and the cluster has lost what this member knew of its streams last; the member's log is made anew", "term", c.Term, "end", c.End)
 	r.record.Log = &logSuspicion{Claim: claim{Term: c.Term, End: c.End}}
-	if err := e.noteReview(r); err != nil {
+	if err := errors.Join(e.clusterLog.note(), e.noteReview(r)); err != nil {
 		e.log.Warn("natsbus: noting that the cluster's log differs", "error", err)
 	}
+}
+
+// reviewSuspicion drops a suspicion that nothing supports any more: the disk has lost what this member had applied.
+func (e *embedded) reviewSuspicion() error {
+	e.review.mu.Lock()
+	s := e.review.record.Log
+	e.review.mu.Unlock()
+	if s == nil || s.Replaced || e.clusterLog.contradicts(s.Claim) {
+		return nil
+	}
+	return e.noteLog(nil)
 }
 
 // noteLog notes how far it is; nil: it is done.
@@ -95,7 +106,7 @@ func (e *embedded) noteLog(to *logSuspicion) error {
 	return e.noteReview(r)
 }
 
-// tellClaims tells the others what this member claims of the log, until they have compared it or ctx ends.
+// tellClaims tells the others what this member claims of the log and they haven't compared, until ctx ends.
 func (b *backend) tellClaims(ctx context.Context) {
 	for sleep(ctx, claimEvery) {
 		claims := b.node.clusterLog.claims()
@@ -106,7 +117,10 @@ func (b *backend) tellClaims(ctx context.Context) {
 		if g == nil {
 			continue
 		}
-		heard := b.hearLogs(ctx, others(g), claims)
+		members := others(g)
+		heard := b.hearLogs(ctx, slices.DeleteFunc(slices.Clone(members), func(member string) bool {
+			return !slices.ContainsFunc(claims, func(c claim) bool { return !slices.Contains(c.Checked, member) })
+		}), claims)
 		for _, c := range claims {
 			var checked []string
 			for member, x := range heard {
@@ -114,7 +128,7 @@ func (b *backend) tellClaims(ctx context.Context) {
 					checked = append(checked, member)
 				}
 			}
-			if err := b.node.clusterLog.check(c.Term, checked, others(g)); err != nil {
+			if err := b.node.clusterLog.check(c.Term, checked, members); err != nil {
 				b.log.Warn("natsbus: noting who has compared the cluster's log", "error", err)
 			}
 		}
@@ -184,32 +198,38 @@ func (b *backend) renewLog(ctx context.Context, suspicion logSuspicion) error {
 	if !e.canRestart() {
 		return errors.New("the cluster's log differs from the leader's: give this member an empty directory, which the others fill")
 	}
-	members, committed := others(g), uint64(0)
+	members := others(g)
+	var leader *logStanding
 	if g.State == server.Leader.String() {
-		committed = g.Committed
+		leader = &logStanding{Term: g.Term, Committed: g.Committed}
 	}
-	if err := b.mayRenew(ctx, members, suspicion.Claim, committed); err != nil || time.Now().Before(r.next) {
+	if err := b.mayRenew(ctx, members, suspicion.Claim, leader, 0); err != nil || time.Now().Before(r.next) {
 		return err
 	}
 	var failed error
 	e.startAnew(ctx, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, renewPatience)
-		defer cancel()
 		// Once more: now it has no part in what they acknowledge.
-		for failed = b.mayRenew(ctx, members, suspicion.Claim, committed); failed != nil && sleep(ctx, soundEvery); {
-			failed = b.mayRenew(ctx, members, suspicion.Claim, committed)
+		waiting, cancel := context.WithTimeout(ctx, renewPatience)
+		defer cancel()
+		least := uint64(0)
+		if leader != nil {
+			least = leader.Committed
 		}
-		var known []string
+		for failed = b.mayRenew(waiting, members, suspicion.Claim, nil, least); failed != nil && sleep(waiting, soundEvery); {
+			failed = b.mayRenew(waiting, members, suspicion.Claim, nil, least)
+		}
 		if failed == nil {
-			known, failed = b.Find(ctx, "")
+			failed = b.keepLost(ctx)
 		}
-		if failed != nil {
-			return nil // its server goes on with what there is
+		if failed == nil {
+			failed = e.putLogAside(suspicion)
 		}
-		if err := errors.Join(e.keepUnknown(known), e.putLogAside(suspicion)); err != nil {
-			return storeError(e.dir, err)
+		if failed == nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			clear(r.leftovers) // the next server says which ones are left
 		}
-		return nil
+		return nil // its server goes on with what there is
 	})
 	return failed
 }
@@ -228,10 +248,9 @@ func filled(g *server.RaftzGroup, heard map[string]*logStanding) bool {
 }
 
 // mayRenew returns what this member's log is still needed for. Of the cluster more than half must have all of the log, under one leader and as
-// far as this member has led it, without this member.
-func (b *backend) mayRenew(ctx context.Context, members []string, c claim, committed uint64) error {
+// far as another one has led it, without this member. leader is this member if it leads; nil: another one does.
+func (b *backend) mayRenew(ctx context.Context, members []string, c claim, leader *logStanding, least uint64) error {
 	heard := b.hearLogs(ctx, members, []claim{c})
-	var leader *logStanding
 	for _, x := range heard {
 		if x.Leads && !x.Differs && (leader == nil || x.Term > leader.Term) {
 			leader = x
@@ -246,32 +265,108 @@ func (b *backend) mayRenew(ctx context.Context, members []string, c claim, commi
 		case x == nil, x.Helpless:
 		case x.Differs && member < b.node.cfg.Cluster.Member:
 			return fmt.Errorf("the cluster's log differs from the leader's; first comes %s", member)
-		case !x.Differs && leader != nil && x.Term == leader.Term && x.Committed >= max(committed, leader.Committed):
+		case !x.Differs && leader != nil && x.Term == leader.Term && x.Committed >= max(least, leader.Committed):
 			sound++
 		}
 	}
 	if need := (len(members)+1)/2 + 1; sound < need {
-		return fmt.Errorf("the cluster's log differs from the leader's; %d other members have it all now, and %d must", sound, need)
+		return fmt.Errorf("the cluster's log differs from the leader's; %d other members have it all now, and %d must. If it stays so while all run, "+
+			"give this member an empty directory, which the others fill, and each of which Health says the same, one after the other", sound, need)
 	}
 	return nil
 }
 
-// keepUnknown takes away the replicas of streams that the cluster doesn't know, which are nowhere else.
-func (e *embedded) keepUnknown(known []string) error {
-	names, err := subdirs(e.streamsDir())
-	for _, name := range names {
-		if slices.Contains(known, name) {
-			continue
-		}
+// keepLost takes away what this member has of streams and consumers that the cluster doesn't know, or knows as others of the same name: its
+// server would go on with it. What it has of streams is kept: it is nowhere else.
+func (b *backend) keepLost(ctx context.Context) error {
+	e := b.node
+	streams, err := b.created(ctx, "$JS.API.STREAM.LIST")
+	if err != nil {
+		return err
+	}
+	lost, err := lostIn(e.streamsDir(), streams)
+	if err != nil {
+		return storeError(e.dir, err)
+	}
+	for _, name := range lost {
 		to := filepath.Join(e.dir, unknownDir, fmt.Sprint(name, "-", time.Now().UnixNano()))
-		moved := os.MkdirAll(filepath.Dir(to), 0o700)
-		if moved == nil {
-			moved = os.Rename(filepath.Join(e.streamsDir(), name), to)
+		err := os.MkdirAll(filepath.Dir(to), 0o700)
+		if err == nil {
+			err = os.Rename(filepath.Join(e.streamsDir(), name), to)
 		}
-		err = errors.Join(err, moved)
+		if err != nil {
+			return storeError(e.dir, err)
+		}
 		e.log.Error("natsbus: the cluster has lost a stream", "stream", name, "kept", to)
 	}
-	return err
+	for stream := range streams {
+		dir := filepath.Join(e.streamsDir(), stream, "obs")
+		if names, err := subdirs(dir); err != nil || len(names) == 0 {
+			continue
+		}
+		consumers, err := b.created(ctx, "$JS.API.CONSUMER.LIST."+stream)
+		if isGone(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		lost, err := lostIn(dir, consumers)
+		for _, name := range lost {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, name)))
+		}
+		if err != nil {
+			return storeError(e.dir, err)
+		}
+	}
+	return nil
+}
+
+// created lists when streams or consumers were created. It is zero for one that doesn't answer now.
+func (b *backend) created(ctx context.Context, list string) (map[string]time.Time, error) {
+	all := map[string]time.Time{}
+	for {
+		var page struct {
+			Total   int `json:"total"`
+			Streams []struct {
+				Config struct {
+					Name string `json:"name"`
+				} `json:"config"`
+				Created time.Time `json:"created"`
+			} `json:"streams"`
+			Consumers []listedConsumer `json:"consumers"`
+			Missing   []string         `json:"missing"`
+		}
+		before := len(all)
+		if err := b.ask(ctx, list, map[string]int{"offset": before}, &page); err != nil {
+			return nil, err
+		}
+		for _, name := range page.Missing {
+			all[name] = time.Time{}
+		}
+		for _, s := range page.Streams {
+			all[s.Config.Name] = s.Created
+		}
+		for _, c := range page.Consumers {
+			all[c.Name] = c.Created
+		}
+		if len(all) == before || len(all) >= page.Total {
+			return all, nil
+		}
+	}
+}
+
+// lostIn names what has a directory below dir and isn't known, or was created at another time.
+func lostIn(dir string, known map[string]time.Time) (lost []string, err error) {
+	names, err := subdirs(dir)
+	for _, name := range names {
+		at, unreadable := createdOf(filepath.Join(dir, name))
+		created, ok := known[name]
+		if !ok || unreadable == nil && !created.IsZero() && !at.Equal(created) {
+			lost = append(lost, name)
+		}
+	}
+	return lost, err
 }
 
 // putLogAside takes the log away, but not what this member has voted for, nor who the others are.

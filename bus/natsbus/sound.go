@@ -24,6 +24,8 @@ import (
 
 const (
 	soundEvery = 300 * time.Millisecond
+	// sayEvery is how often at most it is logged why something isn't a step further.
+	sayEvery = 5 * time.Second
 	// openPatience is how long Open waits for it.
 	openPatience = 15 * time.Second
 	// absence is how long a holder that has answered is waited for: it may be filling a new replica.
@@ -119,13 +121,13 @@ func (b *backend) settleAll(ctx context.Context, names []string) {
 	}
 }
 
-// tellStep logs why something, a stream mostly, isn't a step further, once.
+// tellStep logs why something, a stream mostly, isn't a step further: once, and not too often where that changes.
 func (b *backend) tellStep(ctx context.Context, of string, err error) {
 	r := b.node.review
 	if err == nil {
 		delete(r.said, of)
-	} else if ctx.Err() == nil && r.said[of] != err.Error() {
-		r.said[of] = err.Error()
+	} else if ctx.Err() == nil && r.said[of].text != err.Error() && time.Since(r.said[of].at) > sayEvery {
+		r.said[of] = saying{err.Error(), time.Now()}
 		b.log.Warn("natsbus: it can't be compared or made anew after a crash yet", "what", of, "error", err)
 	}
 }

@@ -79,6 +79,9 @@ func (e *embedded) beginBoot() error {
 	if e.clusterLog, err = e.beginLog(); err != nil {
 		return err
 	}
+	if err := e.reviewSuspicion(); err != nil {
+		return storeError(e.dir, err)
+	}
 	if first {
 		return e.noteBoot()
 	}
