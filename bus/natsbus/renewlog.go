@@ -219,7 +219,7 @@ func (b *backend) renewLog(ctx context.Context, suspicion logSuspicion) error {
 			failed = b.mayRenew(waiting, members, suspicion.Claim, nil, least)
 		}
 		if failed == nil {
-			failed = b.keepLost(ctx)
+			failed = b.reviewStore(ctx)
 		}
 		if failed == nil {
 			failed = e.putLogAside(suspicion)
@@ -276,28 +276,32 @@ func (b *backend) mayRenew(ctx context.Context, members []string, c claim, leade
 	return nil
 }
 
-// keepLost takes away what this member has of streams and consumers that the cluster doesn't know, or knows as others of the same name: its
-// server would go on with it. What it has of streams is kept: it is nowhere else.
-func (b *backend) keepLost(ctx context.Context) error {
+// reviewStore looks at what this member has of streams and consumers, which its next server would go on with. What the cluster doesn't
+// know, or knows as others of the same name, is taken away: of streams it is kept, as it is nowhere else. What is left is suspected: it may have
+// become another stream's already.
+func (b *backend) reviewStore(ctx context.Context) error {
 	e := b.node
 	streams, err := b.created(ctx, "$JS.API.STREAM.LIST")
 	if err != nil {
 		return err
 	}
 	lost, err := lostIn(e.streamsDir(), streams)
-	if err != nil {
-		return storeError(e.dir, err)
-	}
 	for _, name := range lost {
 		to := filepath.Join(e.dir, unknownDir, fmt.Sprint(name, "-", time.Now().UnixNano()))
-		err := os.MkdirAll(filepath.Dir(to), 0o700)
-		if err == nil {
-			err = os.Rename(filepath.Join(e.streamsDir(), name), to)
+		moved := os.MkdirAll(filepath.Dir(to), 0o700)
+		if moved == nil {
+			moved = os.Rename(filepath.Join(e.streamsDir(), name), to)
 		}
-		if err != nil {
-			return storeError(e.dir, err)
+		if moved == nil {
+			e.log.Error("natsbus: the cluster has lost a stream", "stream", name, "kept", to)
 		}
-		e.log.Error("natsbus: the cluster has lost a stream", "stream", name, "kept", to)
+		err = errors.Join(err, moved)
+	}
+	if err == nil {
+		err = e.suspectAll(streams, lost)
+	}
+	if err != nil {
+		return storeError(e.dir, err)
 	}
 	for stream := range streams {
 		dir := filepath.Join(e.streamsDir(), stream, "obs")
@@ -320,6 +324,32 @@ func (b *backend) keepLost(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// suspectAll suspects all replicas of this member that aren't suspected. Those that are lost are others in any case, if the cluster has
+// streams of their names.
+func (e *embedded) suspectAll(streams map[string]time.Time, lost []string) error {
+	r := e.review
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.record.ID == "" {
+		r.record.ID = newCrashID()
+	}
+	names, err := subdirs(e.streamsDir())
+	for _, name := range names {
+		if r.record.Suspects[name] == nil {
+			err = errors.Join(err, r.add(name, filepath.Join(e.streamsDir(), name)))
+		}
+	}
+	for name, created := range streams {
+		switch p := r.record.Suspects[name]; {
+		case slices.Contains(lost, name), p != nil && !created.IsZero() && !p.Created.Equal(created):
+			r.record.Suspects[name] = &suspect{Crash: newCrashID(), Created: created, Differs: true, Misled: true}
+		case p != nil:
+			p.Created = created // zero: it may be another one, which is seen by its messages
+		}
+	}
+	return err
 }
 
 // created lists when streams or consumers were created. It is zero for one that doesn't answer now.
