@@ -244,13 +244,16 @@ func (l *clusterLog) check(term uint64, by, others []string) error {
 }
 
 // clusterState is how the server stands to the cluster's log; nil: it doesn't run.
-func (e *embedded) clusterState() *server.RaftzGroup {
-	all := e.server.Load().Raftz(&server.RaftzOptions{GroupFilter: clusterGroup})
+func (e *embedded) clusterState() *server.RaftzGroup { return e.raftState("", clusterGroup) }
+
+// raftState is how the server stands to the log of a consensus group of an account, or of the system's; nil: it isn't in it now.
+func (e *embedded) raftState(account, group string) *server.RaftzGroup {
+	all := e.server.Load().Raftz(&server.RaftzOptions{AccountFilter: account, GroupFilter: group})
 	if all == nil {
 		return nil
 	}
 	for _, groups := range *all {
-		if g, ok := groups[clusterGroup]; ok {
+		if g, ok := groups[group]; ok {
 			return &g
 		}
 	}

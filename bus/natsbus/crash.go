@@ -66,6 +66,7 @@ type suspect struct {
 	replacing bool      // it is about to be taken away
 	checked   string    // under whose lead the leader had its marks
 	truth     uint64    // the last sequence that the leader had
+	unwritten int       // how often in turn its files had less than its server
 	uncounted int       // how often in turn it had as many messages as the leader, but others deleted, or more than the leader
 	waiting   time.Time // since when this member leads the stream with it, or the others have got further; zero: it doesn't
 	reach     uint64    // what it had when it began to lead
@@ -217,28 +218,30 @@ func marksOf(dir string) (marks []mark, readable bool, err error) {
 }
 
 // behind reads what a replica holds behind a sequence, of a server that runs: what its log has added to what a crash has left, and
-// what is new since. Of these it returns the last ones before the time of the crash, more or less, as clocks differ.
-func behind(dir string, after uint64, crash time.Time) (marks []mark, err error) {
+// what is new since. Of these it returns the last ones before the time of the crash, more or less, as clocks differ, and the last sequence that
+// is written.
+func behind(dir string, after uint64, crash time.Time) (marks []mark, last uint64, err error) {
 	files, err := glob(dir, messageFiles)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	slices.SortFunc(files, func(a, b string) int { return cmp.Compare(blockNumber(b), blockNumber(a)) })
 	var all []mark
 	for _, path := range files {
 		text, err := os.ReadFile(path)
 		if err != nil || bytes.HasPrefix(text, []byte(blockPacked)) {
-			return nil, ignoreAbsence(err)
+			return nil, math.MaxUint64, ignoreAbsence(err)
 		}
 		b, err := newBlock(filepath.Base(dir), strconv.Itoa(blockNumber(path)), text)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		first := uint64(0)
 		b.messages(func(seq uint64, at int64, _ []byte) {
 			if first == 0 {
 				first = seq
 			}
+			last = max(last, seq)
 			if seq > after {
 				all = append(all, mark{seq, at})
 			}
@@ -248,17 +251,17 @@ func behind(dir string, after uint64, crash time.Time) (marks []mark, err error)
 		}
 	}
 	for _, differ := range clocksDiffer {
-		last := mark{}
+		latest := mark{}
 		for _, m := range all {
-			if time.Unix(0, m.Time).Before(crash.Add(differ)) && m.Seq > last.Seq {
-				last = m
+			if time.Unix(0, m.Time).Before(crash.Add(differ)) && m.Seq > latest.Seq {
+				latest = m
 			}
 		}
-		if last.Seq > 0 && !slices.Contains(marks, last) {
-			marks = append(marks, last)
+		if latest.Seq > 0 && !slices.Contains(marks, latest) {
+			marks = append(marks, latest)
 		}
 	}
-	return marks, nil
+	return marks, last, nil
 }
 
 // clocksDiffer is by how much the clocks of members may.

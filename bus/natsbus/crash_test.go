@@ -42,14 +42,18 @@ func TestCrash_ofMostMembersLeavesNoReplicaThatDiffersAndNobodyPassesOverAnythin
 					clients[i], err = bus.Open(ctx, "nats://"+c.configs[i].Listen+"?token=geheim", bus.OnError(problems[i].hook), quietly())
 					return err == nil
 				}, clusterPatience, 10*time.Millisecond)
-				require.NoError(t, clients[i].EnsureStreams(ctx, chat))
-				_, err := clients[i].Subscribe(ctx, "chat.*", readers[i].handle, bus.After(c.last))
-				require.NoError(t, err)
+				whileServersStart(t, func() error { return clients[i].EnsureStreams(ctx, chat) })
+				whileServersStart(t, func() error {
+					_, err := clients[i].Subscribe(ctx, "chat.*", readers[i].handle, bus.After(c.last))
+					return err
+				})
 			}
 			for i, b := range clients[:2] {
 				group, got := []string{"all", "late"}[i], []*collector{&all, &late}[i]
-				_, err := b.Subscribe(ctx, "chat.*", got.handle, bus.DurableGroup(group), bus.Attempts(0))
-				require.NoError(t, err)
+				whileServersStart(t, func() error {
+					_, err := b.Subscribe(ctx, "chat.*", got.handle, bus.DurableGroup(group), bus.Attempts(0))
+					return err
+				})
 			}
 			after := publishAfter(t, clients...)
 			require.Eventually(t, c.settled, 2*clusterPatience, 100*time.Millisecond, "replicas to be compared")
@@ -57,7 +61,7 @@ func TestCrash_ofMostMembersLeavesNoReplicaThatDiffersAndNobodyPassesOverAnythin
 			require.False(t, t.Failed())
 			requireHealthy(t, buses...)
 			last := "the last one"
-			require.NoError(t, clients[0].Publish(ctx, "chat.Go", []byte(last)))
+			whileServersStart(t, func() error { return clients[0].Publish(ctx, "chat.Go", []byte(last)) })
 			for who, got := range map[string]*collector{"n1": &readers[0], "n2": &readers[1], "n3": &readers[2], "group all": &all, "group late": &late} {
 				eventually(t, func() bool { return slices.Contains(got.texts(), last) }, who+" to have the last one")
 				eventually(t, func() bool { return containsAll(got.texts(), after) }, who+" to have what was stored after the crash")

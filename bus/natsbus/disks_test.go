@@ -271,17 +271,23 @@ func (c *crash) open(t *testing.T, problems *[3]collector, which ...int) []bus.B
 	return buses
 }
 
+// whileServersStart does something that fails while servers are started anew. An unknown outcome is done again.
+func whileServersStart(t *testing.T, do func() error) {
+	t.Helper()
+	err := do()
+	for errors.Is(err, bus.ErrUnavailable) && t.Context().Err() == nil {
+		err = do()
+	}
+	require.NoError(t, err)
+}
+
 // publishAfter has members store what comes after the crash, by turns.
 func publishAfter(t *testing.T, by ...bus.Bus) (texts []string) {
 	t.Helper()
 	for i := range afterEnd {
 		text := fmt.Sprint("after ", i)
 		b := by[i%len(by)]
-		err := b.Publish(t.Context(), "chat.Go", []byte(text))
-		for errors.Is(err, bus.ErrUnavailable) && t.Context().Err() == nil { // while servers start anew; an unknown outcome is sent again
-			err = b.Publish(t.Context(), "chat.Go", []byte(text))
-		}
-		require.NoError(t, err)
+		whileServersStart(t, func() error { return b.Publish(t.Context(), "chat.Go", []byte(text)) })
 		texts = append(texts, text)
 		time.Sleep(50 * time.Millisecond)
 	}

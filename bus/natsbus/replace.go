@@ -43,7 +43,7 @@ func (b *backend) turn(v *view) (groups []string, err error) {
 	return b.node.groupsOf(v.name)
 }
 
-// groupsOf are the consensus groups that this member is in for a stream and its consumers.
+// groupsOf are the consensus groups that this member is in for a stream, which comes first, and its consumers.
 func (e *embedded) groupsOf(stream string) (groups []string, err error) {
 	info, err := e.server.Load().Jsz(&server.JSzOptions{Account: server.DEFAULT_GLOBAL_ACCOUNT, Streams: true, Consumer: true, RaftGroups: true})
 	if err != nil {

@@ -1,6 +1,7 @@
 package natsbus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
 
 	"github.com/jitney-go/jitney/bus/driver"
 )
@@ -225,18 +228,29 @@ func (b *backend) settle(ctx context.Context, v *view) (groups []string, err err
 		if err == nil && same {
 			p.checked = v.lead
 		}
-		if err == nil && !same {
-			err = b.node.note(p, func() { p.Differs, p.Misled, p.Sound = true, true, "" })
-		}
-		return nil, err
+		return nil, b.differs(p, same, err)
 	case p.Differs && !p.Replaced:
 		return b.turn(v)
 	}
-	return nil, b.count(v, p, mine, truth)
+	return nil, b.count(ctx, v, p, mine, truth)
+}
+
+// errNotYet says that a replica can't be compared now.
+var errNotYet = errors.New("the replica isn't written yet")
+
+// differs notes the end of a comparison.
+func (b *backend) differs(p *suspect, same bool, err error) error {
+	switch {
+	case errors.Is(err, errNotYet):
+		return nil
+	case err == nil && !same:
+		return b.node.note(p, func() { p.Differs, p.Misled, p.Sound = true, true, "" })
+	}
+	return err
 }
 
 // count compares how many messages a replica has with how many the leader has. What it has is asked later.
-func (b *backend) count(v *view, p *suspect, mine, truth standing) error {
+func (b *backend) count(ctx context.Context, v *view, p *suspect, mine, truth standing) error {
 	goesOn := p.truth != 0 && truth.Last > p.truth
 	p.truth = truth.Last
 	more, fewer := mine.Last-truth.Last, mine.Deleted-truth.Deleted
@@ -247,6 +261,11 @@ func (b *backend) count(v *view, p *suspect, mine, truth standing) error {
 		more == 0 && fewer == 0 && (mine.First == truth.First || v.info.Config.MaxAge > 0),
 		goesOn && fewer >= 0 && uint64(fewer) <= more:
 		p.uncounted = 0
+		if !p.Replaced { // its log may have added something since it was compared
+			if same, err := b.same(ctx, v, p); err != nil || !same {
+				return b.differs(p, same, err)
+			}
+		}
 		return b.node.note(p, func() { p.Sound = v.lead })
 	case goesOn:
 		p.uncounted = 0
@@ -262,10 +281,19 @@ func (b *backend) count(v *view, p *suspect, mine, truth standing) error {
 func (b *backend) same(ctx context.Context, v *view, p *suspect) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	added, err := behind(filepath.Join(b.node.streamsDir(), v.name), p.End, p.Since)
+	if applied, err := b.node.hasApplied(v.name); err != nil || !applied {
+		return false, cmp.Or(err, errNotYet)
+	}
+	added, last, err := behind(filepath.Join(b.node.streamsDir(), v.name), p.End, p.Since)
 	if err != nil {
 		return false, err
 	}
+	if last < v.all[v.me].Last { // the server writes in the background; the last ones may also have been removed
+		if p.unwritten++; p.unwritten < countTries {
+			return false, errNotYet
+		}
+	}
+	p.unwritten = 0
 	for _, m := range slices.Concat(added, p.Marks) {
 		switch same, err := b.has(ctx, v, m); {
 		case err != nil:
@@ -275,6 +303,16 @@ func (b *backend) same(ctx context.Context, v *view, p *suspect) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// hasApplied reports whether a replica holds all that its log is known to have.
+func (e *embedded) hasApplied(stream string) (bool, error) {
+	groups, err := e.groupsOf(stream)
+	if err != nil || len(groups) == 0 {
+		return false, err
+	}
+	g := e.raftState(server.DEFAULT_GLOBAL_ACCOUNT, groups[0])
+	return g != nil && g.Applied >= g.Committed && !g.CatchingUp, nil
 }
 
 // has reports whether the leader has a message, or a limit may have taken it.
