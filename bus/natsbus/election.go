@@ -25,8 +25,10 @@ const (
 	lastQuestion  = 2 * time.Second
 	// firstList is the same for a list of streams. Who makes it waits 4 s for a leader that wasn't there when it began
 	// (jsClusteredStreamListRequest in nats-server), so it may be quicker to ask again.
-	firstList     = 500 * time.Millisecond
-	slowQuestion  = 5 * time.Second // of changes, and of the last lists
+	firstList    = 500 * time.Millisecond
+	slowQuestion = 5 * time.Second // of changes, and of the last lists
+	// firstConsumer is the same for a tail's consumer. It stands on one server alone.
+	firstConsumer = 2 * time.Second
 	electionPause = 100 * time.Millisecond
 	// lease is how long a leader is one by itself. A member that has heard from its leader votes for no other one for
 	// at least minElectionTimeout.

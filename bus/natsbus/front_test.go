@@ -388,6 +388,27 @@ func TestFront_anAnswerThatWasDoubtedLeavesNothingInTheNextOne(t *testing.T) {
 	require.Greater(t, infos.Load(), int64(2))
 }
 
+// The server that is to make the consumer of a tail may have lost its store just now.
+func TestFront_aTailWhoseConsumerIsntMadeAsksForAnotherOne(t *testing.T) {
+	f := newFront(t, "front", "log.>")
+	var first atomic.Pointer[string]
+	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
+		if !strings.HasPrefix(m.Subject, "$JS.API.CONSUMER.CREATE.") {
+			return false
+		}
+		first.CompareAndSwap(nil, &m.Subject)
+		return *first.Load() == m.Subject // no answer, however often it is asked for
+	})
+	b := openURL(t, f.url)
+	var got collector
+	_, err := b.Subscribe(t.Context(), "log.*", got.handle)
+	require.NoError(t, err)
+	require.NotNil(t, first.Load())
+	_, err = f.js.Publish(t.Context(), "log.x", []byte("x"))
+	require.NoError(t, err)
+	eventually(t, func() bool { return len(got.texts()) == 1 }, "the message")
+}
+
 // The consumer of a tail may stand on a replica that is still being filled: it lives, and has nothing to give.
 func TestFront_aTailGoesOnWhereItsConsumerHasNothing(t *testing.T) {
 	f := newFront(t, "front", "log.>")

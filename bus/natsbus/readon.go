@@ -2,8 +2,11 @@ package natsbus
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"github.com/jitney-go/jitney/bus/driver"
 )
@@ -79,6 +82,33 @@ func (t *tail) anew(ctx context.Context) error {
 			return err
 		case <-tick.C:
 			t.readOn(ctx)
+		}
+	}
+}
+
+// start makes a consumer behind what was delivered. In a cluster the server on which it is to stand may be without its store since a moment:
+// if there is no answer another one is asked for, which may stand elsewhere.
+func (t *tail) start(ctx context.Context) error {
+	b := t.b
+	ctx, cancel := b.inTime(ctx)
+	defer cancel()
+	var said error // what was said last, apart from nothing
+	sent := false
+	for wait := firstConsumer; ; wait = min(2*wait, slowQuestion) {
+		err := t.begin(ctx, wait)
+		if !b.elects || err == nil {
+			return err
+		}
+		sent = sent || errors.Is(err, errNoAnswer) && !errors.Is(err, nats.ErrNoResponders)
+		if b.again(err) {
+			b.trouble.Store(&err)
+		}
+		if ctx.Err() == nil || said == nil {
+			said = err
+		}
+		again := b.again(err) || sent && errors.Is(err, errInterrupted)
+		if !again || !sleep(ctx, electionPause) {
+			return said
 		}
 	}
 }

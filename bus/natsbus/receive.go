@@ -2,6 +2,7 @@ package natsbus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strconv"
 	"strings"
@@ -203,6 +204,7 @@ func (b *backend) Tail(ctx context.Context, s driver.Stream, after uint64, sink 
 	}
 	if err := t.start(ctx); err != nil {
 		quit()
+		t.removing.Wait()
 		return nil, err
 	}
 	b.mu.Lock()
@@ -277,9 +279,9 @@ func (t *tail) keep() {
 	}
 }
 
-// start makes a consumer behind what was delivered. The stream is asked before and after,
-// since a consumer says nothing of its stream's epoch.
-func (t *tail) start(ctx context.Context) error {
+// begin makes a consumer. The stream is asked before and after, since a consumer says nothing of its stream's epoch. In a cluster the answer is
+// waited for so long.
+func (t *tail) begin(ctx context.Context, wait time.Duration) error {
 	name := t.stream.Config.Name
 	if err := t.b.sameEpoch(ctx, t.stream); err != nil {
 		return err
@@ -309,11 +311,19 @@ func (t *tail) start(ctx context.Context) error {
 		"ack_policy": "none", "replay_policy": "instant", "max_deliver": 1, "idle_heartbeat": heartbeat, "flow_control": true,
 		"inactive_threshold": inactive, "num_replicas": 1, "mem_storage": true,
 	}
-	err = t.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+name+"."+consumer, map[string]any{"stream_name": name, "config": config}, nil)
+	body, err := json.Marshal(map[string]any{"stream_name": name, "config": config})
+	if err == nil {
+		err = t.b.question(ctx, "$JS.API.CONSUMER.CREATE."+name+"."+consumer, body, nil, wait)
+	}
 	if err == nil {
 		err = t.b.sameEpoch(ctx, t.stream)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case t.b.elects: // whoever is asked for it may be gone
+		gone := t.removeHere()
+		t.removing.Go(func() { t.removeThere(gone) })
+	default:
 		t.remove()
 	}
 	return err
