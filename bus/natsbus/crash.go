@@ -154,7 +154,8 @@ func createdOf(dir string) (time.Time, error) {
 	return meta.Created, err
 }
 
-// add suspects the replica in a directory, since the machine has crashed.
+// add suspects the replica in a directory, by what it ends with: the machine has crashed, or the cluster's log was another one's. r.mu is held, or
+// nobody else has r.
 func (r *review) add(name, dir string) error {
 	created, err := createdOf(dir)
 	if err = ignoreAbsence(err); err != nil {
