@@ -93,7 +93,10 @@ func (s *scripted) Limits() driver.Limits {
 	return driver.Limits{MaxPayload: 1000, StoredSize: func(string, bus.Header, []byte) int64 { return 1 }}
 }
 
-func (s *scripted) Streams(context.Context) ([]driver.Stream, error) {
+func (s *scripted) Streams(ctx context.Context) ([]driver.Stream, error) {
+	if err := s.enter(ctx, "Streams"); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return []driver.Stream{{Epoch: s.epoch, Config: s.config}}, nil

@@ -41,6 +41,7 @@ type Bus struct {
 	closing atomic.Bool                             // set under mu
 	async   async
 	refresh share.Call[*table]
+	stale   atomic.Bool   // what captures what may have changed since install began the last time
 	sending sync.RWMutex  // read: a Send; write: EnsureStreams changes what is captured
 	ensure  chan struct{} // holds one token: one EnsureStreams at a time
 
@@ -107,6 +108,9 @@ func New(ctx context.Context, backend Backend, cfg Config) (*Bus, error) {
 
 // Changed is called by the backend when what captures what may have changed elsewhere. It doesn't wait.
 func (b *Bus) Changed() {
+	if b.stale.Swap(true) {
+		return // the next install looks, and says what keeps it from it
+	}
 	go func() {
 		if _, err := b.refresh.Get(b.life); err != nil && b.life.Err() == nil {
 			b.log.Warn("bus: can't learn what the streams capture", "error", err)

@@ -254,6 +254,7 @@ func (b *Bus) install() (*table, error) {
 		return nil, bus.ErrClosed
 	}
 	defer b.ending.Done()
+	b.stale.Store(false)
 	ctx, cancel := context.WithTimeout(b.life, askTimeout)
 	defer cancel()
 	streams, err := b.backend.Streams(ctx)

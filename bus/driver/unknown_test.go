@@ -1,7 +1,11 @@
 package driver_test
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,4 +244,41 @@ func TestNew_asksAgainWhoDoesntAnswerInTime(t *testing.T) {
 			require.NoError(t, b.Close(context.Background()))
 		})
 	}
+}
+
+// While servers are away, every publish that fails may say that something has changed.
+func TestChanged_isAskedOnceForAllAndFailsAloudOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var away atomic.Bool
+		var asked atomic.Int32
+		s := scripted{before: func(ctx context.Context, call string) error {
+			if call != "Streams" || !away.Load() {
+				return nil
+			}
+			asked.Add(1)
+			<-ctx.Done()
+			return ctx.Err()
+		}}
+		var log bytes.Buffer
+		b := open(t, &s, bus.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))
+		away.Store(true)
+		for range 2 {
+			for range 1000 {
+				b.Changed()
+			}
+			synctest.Wait() // until the first ones are asked for
+		}
+		require.EqualValues(t, 1, asked.Load())
+		time.Sleep(time.Minute) // of a bubble
+		synctest.Wait()
+		require.EqualValues(t, 2, asked.Load(), "those who came meanwhile know what the first ones didn't")
+		require.Equal(t, 2, strings.Count(log.String(), "can't learn what the streams capture"), log.String())
+
+		away.Store(false)
+		r, _ := read(t, b)
+		s.recreate("two")
+		s.store("new")
+		b.Changed()
+		r.want(t, "gap", "new")
+	})
 }
