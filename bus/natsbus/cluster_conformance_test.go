@@ -80,7 +80,7 @@ func TestConformance_member(t *testing.T) {
 	for i, c := range configs {
 		opening.Go(func() {
 			var err error
-			if buses[i], err = c.Open(t.Context(), quietly()); err != nil {
+			if buses[i], err = c.Open(t.Context(), quietly(t)); err != nil {
 				t.Error(err)
 			}
 		})

@@ -30,6 +30,7 @@ func openMembers(t *testing.T, change func(i int, c *natsbus.Config)) []bus.Bus 
 	configs := memberConfigs(t)
 	buses := make([]bus.Bus, len(configs))
 	errs := make([]error, len(configs))
+	log := slog.New(slog.NewTextHandler(shownOnFailure(t), nil))
 	var opening sync.WaitGroup
 	for i := range configs {
 		if change != nil {
@@ -38,7 +39,7 @@ func openMembers(t *testing.T, change func(i int, c *natsbus.Config)) []bus.Bus 
 		opening.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), clusterPatience)
 			defer cancel()
-			buses[i], errs[i] = configs[i].Open(ctx, quietly())
+			buses[i], errs[i] = configs[i].Open(ctx, bus.WithLogger(log.With("member", names[i])))
 		})
 	}
 	opening.Wait()
@@ -73,8 +74,10 @@ func memberConfigs(t *testing.T) []natsbus.Config {
 	return configs
 }
 
-// quietly keeps what servers say while others come and go out of the output.
-func quietly() bus.OpenOption { return bus.WithLogger(slog.New(slog.DiscardHandler)) }
+// quietly keeps what servers say while others come and go out of the output, unless the test fails.
+func quietly(t *testing.T) bus.OpenOption {
+	return bus.WithLogger(slog.New(slog.NewTextHandler(shownOnFailure(t), nil)))
+}
 
 func TestCluster_isOneBus(t *testing.T) {
 	t.Parallel() // most of it waits
@@ -144,7 +147,7 @@ func TestCluster_letsNobodyInWithoutTheSecretAndACertificate(t *testing.T) {
 	url := func(member, listen string, more string) string {
 		return "nats:" + filepath.Join(dir, member) + "?cluster=chat&member=" + member + "&route-listen=" + listen + "&routes=" + strings.Join(routes, ",") + more
 	}
-	open := func(ctx context.Context, url string) (bus.Bus, error) { return bus.Open(ctx, url, quietly()) }
+	open := func(ctx context.Context, url string) (bus.Bus, error) { return bus.Open(ctx, url, quietly(t)) }
 	buses := make([]bus.Bus, 3)
 	var opening sync.WaitGroup
 	for i, name := range names {

@@ -39,7 +39,7 @@ func TestCrash_ofMostMembersLeavesNoReplicaThatDiffersAndNobodyPassesOverAnythin
 			for i := range clients {
 				require.Eventually(t, func() (ok bool) {
 					var err error
-					clients[i], err = bus.Open(ctx, "nats://"+c.configs[i].Listen+"?token=geheim", bus.OnError(problems[i].hook), quietly())
+					clients[i], err = bus.Open(ctx, "nats://"+c.configs[i].Listen+"?token=geheim", bus.OnError(problems[i].hook), quietly(t))
 					return err == nil
 				}, clusterPatience, 10*time.Millisecond)
 				whileServersStart(t, func() error { return clients[i].EnsureStreams(ctx, chat) })

@@ -225,27 +225,29 @@ func (n *noted) Write(text []byte) (int, error) {
 	return n.text.Write(text)
 }
 
-func (n *noted) String() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.text.String()
+// shownOnFailure keeps what is written, and shows it at the end of a test that has failed.
+func shownOnFailure(t *testing.T) *noted {
+	n := &noted{}
+	t.Cleanup(func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if t.Failed() {
+			t.Log(n.text.String())
+		}
+	})
+	return n
 }
 
 // open opens some of the members together. The others are nil. What fails is an error of the test.
 func (c *crash) open(t *testing.T, problems *[3]collector, which ...int) []bus.Bus {
 	t.Helper()
-	var said noted
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(said.String())
-		}
-	})
+	said := slog.New(slog.NewTextHandler(shownOnFailure(t), nil))
 	buses := make([]bus.Bus, len(c.configs))
 	var opening sync.WaitGroup
 	for _, i := range which {
 		opening.Go(func() {
 			var err error
-			log := slog.New(slog.NewTextHandler(&said, nil)).With("member", names[i])
+			log := said.With("member", names[i])
 			hook := func(p bus.Problem) {
 				log.Info("told", "error", p.Err, "subscription", p.Pattern)
 				problems[i].hook(p)

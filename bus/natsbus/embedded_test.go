@@ -174,7 +174,7 @@ func TestOpen_saysAtOnceThatAPortIsTaken(t *testing.T) {
 		"cluster=chat&member=n1&secret=geheim&route-listen=" + addr + "&routes=127.0.0.1:1,127.0.0.1:2," + addr,
 	} {
 		began := time.Now()
-		_, err := bus.Open(t.Context(), "nats:"+t.TempDir()+"?"+params, quietly())
+		_, err := bus.Open(t.Context(), "nats:"+t.TempDir()+"?"+params, quietly(t))
 		require.ErrorIs(t, err, bus.ErrUnavailable)
 		require.ErrorContains(t, err, "address already in use", params)
 		require.ErrorContains(t, err, "choose another one", params)

@@ -464,12 +464,12 @@ func TestElsewhere_askingWhatTheUserMayNotIsForbidden(t *testing.T) {
 		require.ErrorContains(t, err, "publish on $JS.API.> and subscribe to _INBOX.>")
 	}
 	for _, user := range []string{"unasking", "deaf"} {
-		_, err := bus.Open(ctx, url(user), quietly())
+		_, err := bus.Open(ctx, url(user), quietly(t))
 		forbidden(err)
 	}
-	forbidden(openURL(t, url("uncreating"), quietly()).EnsureStreams(ctx, chat))
+	forbidden(openURL(t, url("uncreating"), quietly(t)).EnsureStreams(ctx, chat))
 	var problems collector
-	allowed := openURL(t, url("listed"), quietly(), bus.OnError(problems.hook))
+	allowed := openURL(t, url("listed"), quietly(t), bus.OnError(problems.hook))
 	useOf(t, allowed)
 	for _, options := range [][]bus.SubscribeOption{{}, {bus.Group("g")}, {bus.DurableGroup("d"), bus.Attempts(0)}} {
 		var got collector
@@ -479,9 +479,9 @@ func TestElsewhere_askingWhatTheUserMayNotIsForbidden(t *testing.T) {
 		eventually(t, func() bool { return len(got.texts()) > 0 }, "a message")
 	}
 	require.NoError(t, allowed.Close(ctx))
-	_, err := openURL(t, url("unreading"), quietly()).Subscribe(ctx, "chat.*", func(context.Context, *bus.Message) error { return nil }, bus.LastPerSubject())
+	_, err := openURL(t, url("unreading"), quietly(t)).Subscribe(ctx, "chat.*", func(context.Context, *bus.Message) error { return nil }, bus.LastPerSubject())
 	forbidden(err)
-	b := openURL(t, url("unchanging"), quietly(), bus.OnError(problems.hook))
+	b := openURL(t, url("unchanging"), quietly(t), bus.OnError(problems.hook))
 	require.NoError(t, openURL(t, url("all")).EnsureStreams(ctx, bus.StreamConfig{Name: "LOG", Subjects: []string{"log"}}))
 	_, err = b.(bus.Appender).Append(ctx, "LOG", bus.Cursor{}, &bus.Message{Subject: "log"}, &bus.Message{Subject: "log"})
 	require.NoError(t, err, "without an atomic batch, which the stream isn't to be changed for")

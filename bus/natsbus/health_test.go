@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
@@ -21,7 +22,7 @@ func reopen(t *testing.T, c natsbus.Config) bus.Bus {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), clusterPatience)
 	defer cancel()
-	b, err := c.Open(ctx, quietly())
+	b, err := c.Open(ctx, quietly(t))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = b.Close(context.Background()) }) // the test may have
 	return b
@@ -31,10 +32,8 @@ func reopen(t *testing.T, c natsbus.Config) bus.Bus {
 func requireHealthy(t *testing.T, buses ...bus.Bus) {
 	t.Helper()
 	for i, b := range buses {
-		var err error
-		require.Eventually(t, func() bool { err = b.(bus.HealthChecker).Health(t.Context()); return err == nil },
+		require.EventuallyWithT(t, func(c *assert.CollectT) { require.NoError(c, b.(bus.HealthChecker).Health(t.Context())) },
 			clusterPatience, 20*time.Millisecond, "member %d of %d to be healthy", i+1, len(buses))
-		require.NoError(t, err)
 	}
 }
 
@@ -104,7 +103,7 @@ func TestHealth_namesAStreamThatHasNoLeader(t *testing.T) {
 		require.NoError(t, b.Close(ctx))
 	}
 	require.Len(t, others, 2)
-	stranger, err := bus.Open(ctx, url, quietly())
+	stranger, err := bus.Open(ctx, url, quietly(t))
 	require.NoError(t, err)
 	defer stranger.Close(context.Background())
 	for _, b := range others {

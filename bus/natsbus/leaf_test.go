@@ -187,7 +187,7 @@ func TestLeaf_saysWhoItIs(t *testing.T) {
 			for wrong, why := range map[string]string{"&domain=hub" + c.wrong: c.why, "&domain=other" + c.right: "JetStream of domain other"} {
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 				defer cancel()
-				_, err := bus.Open(ctx, "nats:?leaf="+leaves+wrong, quietly())
+				_, err := bus.Open(ctx, "nats:?leaf="+leaves+wrong, quietly(t))
 				require.ErrorIs(t, err, bus.ErrUnavailable)
 				require.ErrorContains(t, err, "doesn't answer by the hub "+leaves)
 				require.ErrorContains(t, err, why)
