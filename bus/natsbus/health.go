@@ -37,12 +37,27 @@ func (b *natsBus) Health(ctx context.Context) error {
 func (b *backend) health(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, healthTime)
 	defer cancel()
-	if b.node != nil && !b.nc.IsClosed() {
-		// JetStream answers all the same where a member's store has failed: by the others.
-		if err := b.node.failure(); err != nil {
-			return b.remedy(ctx, err)
-		}
+	// JetStream answers all the same where a member's store has failed: by the others.
+	if err := b.failure(); err != nil {
+		return b.remedy(ctx, err)
 	}
+	err := b.wrong(ctx)
+	if failure := b.failure(); failure != nil && ctx.Err() == nil { // it has come meanwhile, and is why
+		return b.remedy(ctx, failure)
+	}
+	return err
+}
+
+// failure is what has gone wrong with the server in this process.
+func (b *backend) failure() error {
+	if b.node == nil || b.nc.IsClosed() {
+		return nil
+	}
+	return b.node.failure()
+}
+
+// wrong is what is wrong beside that.
+func (b *backend) wrong(ctx context.Context) error {
 	if err := b.reachable(ctx); err != nil {
 		return err
 	}
