@@ -43,17 +43,11 @@ func TestCrash_ofMostMembersLeavesNoReplicaThatDiffersAndNobodyPassesOverAnythin
 					return err == nil
 				}, clusterPatience, 10*time.Millisecond)
 				whileServersStart(t, func() error { return clients[i].EnsureStreams(ctx, chat) })
-				whileServersStart(t, func() error {
-					_, err := clients[i].Subscribe(ctx, "chat.*", readers[i].handle, bus.After(c.last))
-					return err
-				})
+				readWhileServersStart(t, clients[i], &readers[i], bus.After(c.last))
 			}
 			for i, b := range clients[:2] {
 				group, got := []string{"all", "late"}[i], []*collector{&all, &late}[i]
-				whileServersStart(t, func() error {
-					_, err := b.Subscribe(ctx, "chat.*", got.handle, bus.DurableGroup(group), bus.Attempts(0))
-					return err
-				})
+				readWhileServersStart(t, b, got, bus.DurableGroup(group), bus.Attempts(0))
 			}
 			after := publishAfter(t, clients...)
 			require.Eventually(t, c.settled, 2*clusterPatience, 100*time.Millisecond, "replicas to be compared")
@@ -85,14 +79,11 @@ func TestCrash_ofOneMemberIsNoGapToAnybody(t *testing.T) {
 			t.Parallel()
 			c := c.elsewhere(t)
 			c.restore(t, disks)
-			ctx := t.Context()
 			var problems [3]collector
 			buses := c.open(t, &problems, 0, 1, 2)
 			var reader, group collector
-			_, err := buses[0].Subscribe(ctx, "chat.*", reader.handle, bus.After(c.last))
-			require.NoError(t, err)
-			_, err = buses[1].Subscribe(ctx, "chat.*", group.handle, bus.DurableGroup("all"), bus.Attempts(0))
-			require.NoError(t, err)
+			readWhileServersStart(t, buses[0], &reader, bus.After(c.last))
+			readWhileServersStart(t, buses[1], &group, bus.DurableGroup("all"), bus.Attempts(0))
 			after := publishAfter(t, buses...)
 			require.Eventually(t, c.settled, 2*clusterPatience, 100*time.Millisecond, "replicas to be compared")
 			requireHealthy(t, buses...)
@@ -192,8 +183,7 @@ func TestCrash_ofOneMemberThatLeavesAHoleInAReplica(t *testing.T) {
 	var problems [3]collector
 	buses := c.open(t, &problems, 0, 1, 2)
 	var reader collector
-	_, err := buses[1].Subscribe(t.Context(), "chat.*", reader.handle, bus.All())
-	require.NoError(t, err)
+	readWhileServersStart(t, buses[1], &reader, bus.All())
 	after := publishAfter(t, buses...)
 	require.Eventually(t, c.settled, 2*clusterPatience, 100*time.Millisecond, "replicas to be compared")
 	requireHealthy(t, buses...)
@@ -222,10 +212,8 @@ func TestCrash_aMemberThatComesBackLateIsComparedThen(t *testing.T) {
 			var problems, late [3]collector
 			buses := c.open(t, &problems, 0, 1)
 			var reader, group collector
-			_, err := buses[0].Subscribe(ctx, "chat.*", reader.handle, bus.All())
-			require.NoError(t, err)
-			_, err = buses[1].Subscribe(ctx, "chat.*", group.handle, bus.DurableGroup("all"), bus.Attempts(0))
-			require.NoError(t, err)
+			readWhileServersStart(t, buses[0], &reader, bus.All())
+			readWhileServersStart(t, buses[1], &group, bus.DurableGroup("all"), bus.Attempts(0))
 			after := publishAfter(t, buses[:2]...)
 			require.Eventually(t, func() bool { return settled(c.configs[:2]) }, clusterPatience, 100*time.Millisecond, "the first ones to be compared")
 			before := epochOf(t, buses[0])

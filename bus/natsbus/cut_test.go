@@ -86,8 +86,8 @@ func (w *wires) keep(from, to string, conns ...net.Conn) bool {
 
 var serverName = regexp.MustCompile(`"server_name":"(n\d)"`)
 
-// relay passes on what goes between the one who dials and a member. What the dialler says first is held back until it has
-// told its name.
+// relay passes on what goes between the one who dials and a member. What both say is held back until the dialler has
+// told its name: the member's first words alone make a connection in the dialler's eyes.
 func (w *wires) relay(dialler net.Conn, to string) {
 	member, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", w.real[to]))
 	if err != nil {
@@ -105,12 +105,6 @@ func (w *wires) relay(dialler net.Conn, to string) {
 	if !w.keep("", to, dialler, member) {
 		return
 	}
-	back := make(chan struct{})
-	go func() {
-		defer close(back)
-		_, _ = io.Copy(dialler, member) // an error is an end
-		dialler.Close()
-	}()
 	var first bytes.Buffer
 	chunk := make([]byte, 4096)
 	var from string
@@ -124,9 +118,16 @@ func (w *wires) relay(dialler net.Conn, to string) {
 			from = string(found[1])
 		}
 	}
-	if from != "" && w.keep(from, to, dialler, member) {
-		_, _ = io.Copy(member, io.MultiReader(&first, dialler)) // an error is an end
+	if from == "" || !w.keep(from, to, dialler, member) {
+		return
 	}
+	back := make(chan struct{})
+	go func() {
+		defer close(back)
+		_, _ = io.Copy(dialler, member) // an error is an end
+		dialler.Close()
+	}()
+	_, _ = io.Copy(member, io.MultiReader(&first, dialler)) // an error is an end
 	member.Close()
 	dialler.Close()
 	<-back

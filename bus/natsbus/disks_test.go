@@ -283,6 +283,15 @@ func whileServersStart(t *testing.T, do func() error) {
 	require.NoError(t, err)
 }
 
+// readWhileServersStart subscribes to the chat.
+func readWhileServersStart(t *testing.T, b bus.Bus, by *collector, opts ...bus.SubscribeOption) {
+	t.Helper()
+	whileServersStart(t, func() error {
+		_, err := b.Subscribe(t.Context(), "chat.*", by.handle, opts...)
+		return err
+	})
+}
+
 // publishAfter has members store what comes after the crash, by turns.
 func publishAfter(t *testing.T, by ...bus.Bus) (texts []string) {
 	t.Helper()

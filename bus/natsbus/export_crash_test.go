@@ -151,3 +151,31 @@ func CutRecord(t *testing.T, path string, sequence uint64) {
 	}
 	t.Fatal("it isn't there")
 }
+
+// Lives is what a store of one stream knows of it.
+type Lives struct {
+	of     *lives
+	stream server.StreamDetail
+}
+
+// BeginLives opens the record of a new store, in dir.
+func BeginLives(t *testing.T, dir string) *Lives {
+	t.Helper()
+	of, err := openLives(dir, true)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, of.close(true)) })
+	l := &Lives{of, server.StreamDetail{Name: "S", Created: time.Now()}}
+	_, err = of.begin([]server.StreamDetail{l.stream})
+	require.NoError(t, err)
+	return l
+}
+
+// Reached notes that somebody has been given a sequence.
+func (l *Lives) Reached(sequence uint64) error { return l.of.reached(l.stream.Name, sequence) }
+
+// Compare says whether the stream, whose last sequence this is, has lost its end.
+func (l *Lives) Compare(last uint64) (lost bool, err error) {
+	l.stream.State.LastSeq = last
+	streams, err := l.of.compare([]server.StreamDetail{l.stream}, false)
+	return len(streams) > 0, err
+}

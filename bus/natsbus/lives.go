@@ -153,19 +153,12 @@ func (l *lives) compare(streams []server.StreamDetail, crashed bool) (lost []str
 	there := map[string]bool{}
 	for _, s := range streams {
 		there[s.Name] = true
-		known := l.known[s.Name]
-		if known == nil || known.Created != s.Created.UnixNano() {
-			l.add(s.Name, s.Created)
-			if known = l.known[s.Name]; crashed {
-				known.another() // it may have had any number of lives
-			}
-		} else if crashed || s.State.LastSeq < known.last {
-			known.another()
-			lost = append(lost, fmt.Sprintf("%s (at %d, was at %d)", s.Name, s.State.LastSeq, known.last))
-		}
-		known.last = s.State.LastSeq
-		if err := l.write(known); err != nil {
+		lostEnd, err := l.compareOneLocked(s, crashed)
+		if err != nil {
 			return nil, err
+		}
+		if lostEnd != "" {
+			lost = append(lost, lostEnd)
 		}
 	}
 	for name := range l.known {
@@ -174,6 +167,25 @@ func (l *lives) compare(streams []server.StreamDetail, crashed bool) (lost []str
 		}
 	}
 	return lost, nil
+}
+
+func (l *lives) compareOneLocked(s server.StreamDetail, crashed bool) (lost string, err error) {
+	known := l.known[s.Name]
+	added := known == nil || known.Created != s.Created.UnixNano()
+	if added {
+		l.add(s.Name, s.Created)
+		known = l.known[s.Name]
+	}
+	known.mu.Lock() // what was on its way when the store failed may still be given to somebody
+	defer known.mu.Unlock()
+	if !added && (crashed || s.State.LastSeq < known.last) {
+		lost = fmt.Sprintf("%s (at %d, was at %d)", s.Name, s.State.LastSeq, known.last)
+	}
+	if lost != "" || crashed { // one that wasn't known may have had any number of lives
+		known.another()
+	}
+	known.last = s.State.LastSeq
+	return lost, l.write(known)
 }
 
 // add makes a stream known. Its place is a free one.

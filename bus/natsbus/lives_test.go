@@ -6,8 +6,10 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
@@ -144,4 +146,29 @@ func TestLives_aMovedStoreKeepsItsEpoch(t *testing.T) {
 	got := resumed(t, moved, c)
 	require.Equal(t, []string{"next"}, got.texts())
 	require.Zero(t, got.told(bus.ErrGap))
+}
+
+// What was on its way when a store failed is given to somebody while the store is opened again.
+func TestLives_whatIsGivenWhileStreamsAreComparedIsMissedToo(t *testing.T) {
+	l := natsbus.BeginLives(t, t.TempDir())
+	const last = 1000
+	var giving sync.WaitGroup
+	giving.Go(func() {
+		for sequence := uint64(1); sequence <= last; sequence++ {
+			assert.NoError(t, l.Reached(sequence))
+		}
+	})
+	missed := false
+	for range 100 {
+		lost, err := l.Compare(0)
+		require.NoError(t, err)
+		missed = missed || lost
+	}
+	giving.Wait()
+	lost, err := l.Compare(0)
+	require.NoError(t, err)
+	require.True(t, missed || lost, "each of them was lost")
+	lost, err = l.Compare(0)
+	require.NoError(t, err)
+	require.False(t, lost)
 }
