@@ -53,6 +53,7 @@ type groupShare struct {
 	wanted  int // messages that may come
 	asked   int // of these, how many the server has been asked for
 	heard   time.Time
+	said    string              // what keeps it from asking, as logged last
 	out     map[string]struct{} // tickets (where to acknowledge) of what is neither done nor released
 	told    int                 // acknowledgements that the server hasn't confirmed, on confirm
 	confirm string
@@ -170,12 +171,17 @@ func (p *groupShare) again() {
 	case err == nil:
 		err = p.listen()
 	}
-	if err != nil {
-		p.b.log.Warn("natsbus: can't ask for a group's messages; trying again", "group", p.group.Name, "error", err)
-		return // the next tick finds that nothing is heard
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err != nil {
+		if err.Error() != p.said {
+			p.said = err.Error()
+			p.b.log.Warn("natsbus: can't ask for a group's messages; trying again", "group", p.group.Name, "error", err)
+		}
+		p.heard = time.Time{} // the next tick finds that nothing is heard
+		return
+	}
+	p.said = ""
 	p.askLocked()
 }
 

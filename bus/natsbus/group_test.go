@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
@@ -204,4 +208,45 @@ func TestGroup_endsWhenAnotherProcessRemovesIt(t *testing.T) {
 		require.ErrorIs(t, sub.Err(), bus.ErrStreamChanged, what)
 		eventually(t, func() bool { return got.told(bus.ErrStreamChanged) == 1 }, "the member's hook to be told")
 	}
+}
+
+// After a crash a group may be made once more, further back, and isn't there for a moment.
+func TestGroup_asksAgainSoonWhereItIsMadeOnceMore(t *testing.T) {
+	f := newFront(t, "front", "log.>")
+	asked := make(chan time.Time, 100)
+	var refused, away atomic.Bool
+	f.forward(t, "$JS.API.>", func(m *nats.Msg) bool {
+		var err error
+		switch {
+		case strings.HasPrefix(m.Subject, "$JS.API.CONSUMER.MSG.NEXT."):
+			asked <- time.Now()
+			if !refused.Swap(true) {
+				away.Store(true)
+				err = m.RespondMsg(&nats.Msg{Header: nats.Header{"Status": {"409"}, "Description": {"Consumer Deleted"}}})
+			}
+		case strings.HasPrefix(m.Subject, "$JS.API.CONSUMER.INFO.") && away.Swap(false):
+			err = m.Respond([]byte(`{"error":{"code":404,"err_code":10014,"description":"consumer not found"}}`))
+		default:
+			return false
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return true
+	})
+	b := openURL(t, f.url)
+	_, err := f.js.UpdateStream(t.Context(), jetstream.StreamConfig{Name: "LOG", Subjects: []string{"log.>"}, AllowDirect: true, Metadata: map[string]string{"jitney-rewind": "1"}})
+	require.NoError(t, err)
+	_, err = b.Subscribe(t.Context(), "log.*", new(collector).handle, bus.DurableGroup("readers"), bus.Attempts(0))
+	require.NoError(t, err)
+	var times [2]time.Time
+	for i := range times {
+		select {
+		case times[i] = <-asked:
+		case <-time.After(20 * time.Second):
+			require.Fail(t, "it isn't asked for messages")
+		}
+	}
+	require.False(t, away.Load())
+	require.Less(t, times[1].Sub(times[0]), 5*time.Second)
 }
