@@ -1,22 +1,20 @@
 package natsbus_test
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"net"
-	"regexp"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// wires are what members reach each other by: a relay before each of them, which can cut one off from all others.
+// wires are what members reach each other by: a relay from each of them to each other one. A member can be cut off from all others.
 type wires struct {
-	ports map[string]int // by member, of its relay
-	real  map[string]int
-	all   sync.WaitGroup
+	ports   map[[2]string]int // of the relay, by who dials and whom
+	nowhere map[string]int    // by member: nothing answers there
+	all     sync.WaitGroup
 
 	mu    sync.Mutex
 	cut   map[string]bool
@@ -24,28 +22,34 @@ type wires struct {
 	done  bool
 }
 
-// newWires puts relays before the members, which are told to advertise them.
+// newWires puts relays between the members. What each tells others of itself leads nowhere, so that there is no other way.
 func newWires(t *testing.T, c *members) *wires {
 	t.Helper()
-	w := &wires{ports: map[string]int{}, real: map[string]int{}, cut: map[string]bool{}, conns: map[net.Conn][2]string{}}
+	w := &wires{ports: map[[2]string]int{}, nowhere: map[string]int{}, cut: map[string]bool{}, conns: map[net.Conn][2]string{}}
 	var fronts []net.Listener
-	for _, name := range names {
+	// serve returns the port whose connections answer gets.
+	serve := func(answer func(conn net.Conn)) int {
 		front, err := net.Listen("tcp", "127.0.0.1:0")
 		require.NoError(t, err)
 		fronts = append(fronts, front)
-		w.ports[name], w.real[name] = front.Addr().(*net.TCPAddr).Port, c.ports[name]
-	}
-	for i, name := range names {
-		front := fronts[i]
 		w.all.Go(func() {
 			for {
 				conn, err := front.Accept()
 				if err != nil {
 					return
 				}
-				w.all.Go(func() { w.relay(conn, name) })
+				w.all.Go(func() { answer(conn) })
 			}
 		})
+		return front.Addr().(*net.TCPAddr).Port
+	}
+	for _, to := range names {
+		w.nowhere[to] = serve(func(conn net.Conn) { conn.Close() })
+		for _, from := range names {
+			if from != to {
+				w.ports[[2]string{from, to}] = serve(func(conn net.Conn) { w.relay(conn, from, to, c.ports[to]) })
+			}
+		}
 	}
 	t.Cleanup(func() {
 		for _, front := range fronts {
@@ -84,12 +88,9 @@ func (w *wires) keep(from, to string, conns ...net.Conn) bool {
 	return !w.cut[from] && !w.cut[to] && !w.done
 }
 
-var serverName = regexp.MustCompile(`"server_name":"(n\d)"`)
-
-// relay passes on what goes between the one who dials and a member. What both say is held back until the dialler has
-// told its name: the member's first words alone make a connection in the dialler's eyes.
-func (w *wires) relay(dialler net.Conn, to string) {
-	member, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", w.real[to]))
+// relay passes on what goes between a member that has dialled and one that listens at a port.
+func (w *wires) relay(dialler net.Conn, from, to string, port int) {
+	member, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", port))
 	if err != nil {
 		dialler.Close()
 		return
@@ -102,23 +103,7 @@ func (w *wires) relay(dialler net.Conn, to string) {
 		delete(w.conns, member)
 		w.mu.Unlock()
 	}()
-	if !w.keep("", to, dialler, member) {
-		return
-	}
-	var first bytes.Buffer
-	chunk := make([]byte, 4096)
-	var from string
-	for from == "" {
-		n, err := dialler.Read(chunk)
-		if err != nil {
-			break
-		}
-		first.Write(chunk[:n])
-		if found := serverName.FindSubmatch(first.Bytes()); found != nil {
-			from = string(found[1])
-		}
-	}
-	if from == "" || !w.keep(from, to, dialler, member) {
+	if !w.keep(from, to, dialler, member) {
 		return
 	}
 	back := make(chan struct{})
@@ -127,7 +112,7 @@ func (w *wires) relay(dialler net.Conn, to string) {
 		_, _ = io.Copy(dialler, member) // an error is an end
 		dialler.Close()
 	}()
-	_, _ = io.Copy(member, io.MultiReader(&first, dialler)) // an error is an end
+	_, _ = io.Copy(member, dialler) // an error is an end
 	member.Close()
 	dialler.Close()
 	<-back

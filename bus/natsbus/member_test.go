@@ -241,14 +241,17 @@ func freePort(t *testing.T) int {
 }
 
 func (c *members) url(name string) string {
-	ports, advertise := c.ports, ""
+	advertise := ""
 	if c.wires != nil {
-		ports = c.wires.ports
-		advertise = fmt.Sprint("&route-advertise=127.0.0.1:", ports[name])
+		advertise = fmt.Sprint("&route-advertise=127.0.0.1:", c.wires.nowhere[name])
 	}
 	var routes []string
 	for _, other := range names {
-		routes = append(routes, fmt.Sprint("127.0.0.1:", ports[other]))
+		port := c.ports[other]
+		if c.wires != nil && other != name {
+			port = c.wires.ports[[2]string{name, other}]
+		}
+		routes = append(routes, fmt.Sprint("127.0.0.1:", port))
 	}
 	return fmt.Sprintf("nats:%s?cluster=chat&member=%s&secret=geheim&route-listen=127.0.0.1:%d&routes=%s&listen=127.0.0.1:%d&token=geheim%s%s",
 		filepath.Join(c.dir, name), name, c.ports[name], strings.Join(routes, ","), c.ports[name+" clients"], advertise, c.extra)
