@@ -30,6 +30,9 @@ type consumerInfo struct {
 	} `json:"delivered"`
 }
 
+// given is the highest sequence that the group has been given.
+func (i *consumerInfo) given() uint64 { return max(i.Delivered.Sequence, max(i.Config.Start, 1)-1) }
+
 // listedConsumer is a consumer as the list has it.
 type listedConsumer struct {
 	Name         string          `json:"name"`
@@ -131,8 +134,8 @@ func (p *groupShare) ensure(ctx context.Context) error {
 		switch {
 		case err == nil && info.Config.Filter == p.group.Pattern && info.Config.Deliver == "" && info.Config.Ack == "explicit":
 			p.mu.Lock()
-			p.base = max(info.Delivered.Sequence, info.Config.Start, 1) - 1
-			p.seen, p.unsure = p.base, true
+			p.base, p.unsure = info.given(), true
+			p.seen = p.base
 			p.mu.Unlock()
 			return p.current(ctx)
 		case err == nil:
@@ -153,8 +156,13 @@ func (p *groupShare) ensure(ctx context.Context) error {
 		if p.group.Durable {
 			config["durable_name"] = p.consumer
 		} else {
+			info, err := p.b.info(ctx, p.stream.Config.Name)
+			if err != nil {
+				return err
+			}
 			config["inactive_threshold"] = groupInactive
 			config["mem_storage"] = true
+			config["num_replicas"] = max(1, info.Config.Replicas) // the server's own choice is one, with which the position goes
 		}
 		request := map[string]any{"stream_name": p.stream.Config.Name, "config": config, "action": "create"}
 		err = p.b.ask(ctx, "$JS.API.CONSUMER.CREATE."+p.stream.Config.Name+"."+p.consumer, request, nil)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/jitney-go/jitney/bus"
 )
 
 // history judges what the members were told, against what was acknowledged.
@@ -275,4 +277,35 @@ func TestCluster_aMemberThatHasLostItsStoreGetsItFromTheOthers(t *testing.T) {
 	}
 	h := c.settle(runs)
 	h.judge(t, names...)
+}
+
+// A group without a position has its place in the stream on as many members as the stream.
+func TestGroup_goesOnWhenTheMemberIsGoneThatServedIt(t *testing.T) {
+	t.Parallel() // most of it waits
+	ctx := t.Context()
+	buses := openMembers(t, nil)
+	for _, b := range buses {
+		require.NoError(t, b.EnsureStreams(ctx, work))
+	}
+	var groups [8]collector // which of them the first member serves is the servers' choice
+	for i := range groups {
+		for _, b := range buses[1:] {
+			_, err := b.Subscribe(ctx, "work.*", groups[i].handle, bus.Group(fmt.Sprint("g", i)))
+			require.NoError(t, err)
+		}
+	}
+	texts := numberedTexts(20)
+	for i, text := range texts {
+		if i == 10 {
+			for i := range groups {
+				eventually(t, func() bool { return containsAll(groups[i].texts(), texts[:10]) }, "the first ones")
+			}
+			require.NoError(t, buses[0].Close(ctx))
+		}
+		whileServersStart(t, func() error { return buses[1].Publish(ctx, "work.a", []byte(text)) })
+	}
+	for i := range groups {
+		require.Eventually(t, func() bool { return containsAll(groups[i].texts(), texts) }, clusterPatience, 10*time.Millisecond, "group %d: %s", i, groups[i].texts())
+		require.Less(t, len(groups[i].texts()), 30, "it doesn't begin again")
+	}
 }

@@ -250,3 +250,24 @@ func TestGroup_asksAgainSoonWhereItIsMadeOnceMore(t *testing.T) {
 	require.False(t, away.Load())
 	require.Less(t, times[1].Sub(times[0]), 5*time.Second)
 }
+
+func TestGroup_whoJoinsWhereNothingIsMissingIsToldNothing(t *testing.T) {
+	ctx := t.Context()
+	url := startServer(t, t.TempDir(), -1).ClientURL()
+	first, second := openURL(t, url), openURL(t, url)
+	require.NoError(t, first.EnsureStreams(ctx, bus.StreamConfig{Name: "WORK", Subjects: []string{"work.>"}, MaxMsgs: 1}))
+	var before, after collector
+	_, err := first.Subscribe(ctx, "work.*", before.handle, bus.DurableGroup("d"), bus.Attempts(0))
+	require.NoError(t, err)
+	for i := range 3 {
+		require.NoError(t, first.Publish(ctx, "work.a", fmt.Append(nil, i)))
+		eventually(t, func() bool { return len(before.texts()) == i+1 }, "one after the other")
+	}
+	require.NoError(t, first.Close(ctx))
+	require.NoError(t, second.Publish(ctx, "work.a", []byte("next")))
+	_, err = second.Subscribe(ctx, "work.*", after.handle, bus.DurableGroup("d"), bus.Attempts(0), bus.OnError(after.hook))
+	require.NoError(t, err)
+	eventually(t, func() bool { return once([]string{"next"}, &after) }, "the next one")
+	require.NoError(t, second.Close(ctx))
+	require.Zero(t, after.told(bus.ErrGap))
+}

@@ -27,6 +27,7 @@ type streamConfig struct {
 	MaxMsgsPerSubject int64             `json:"max_msgs_per_subject"`
 	Duplicates        time.Duration     `json:"duplicate_window"`
 	Retention         string            `json:"retention"`
+	Replicas          int               `json:"num_replicas"`
 	AllowDirect       bool              `json:"allow_direct"`
 	AllowAtomic       bool              `json:"allow_atomic"`
 	Metadata          map[string]string `json:"metadata"`
