@@ -199,7 +199,8 @@ func DurableGroup(name string) SubscribeOption {
 
 // Attempts is how often this subscription's durable group delivers a message, 5 times by default, and how long it waits
 // before each repetition; the last wait holds for all that follow. The default is 1, 2, 4 and 8 s. With n = 0
-// it never gives up, and needs no stream for what is dead. A crash forgets some of the count.
+// it never gives up, and needs no stream for what is dead. A crash forgets some of the count, and a delivery that Close
+// interrupts counts.
 func Attempts(n int, waits ...time.Duration) SubscribeOption {
 	return subscribeOption(func(o *SubscribeOptions) { o.Attempts, o.Waits = &n, waits })
 }

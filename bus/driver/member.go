@@ -68,12 +68,16 @@ func (g *group) leave(l *leg, back *Delivery) {
 	g.stopUnusedLocked()
 }
 
+// unsaidDeliveries is how many deliveries more than its attempts a message has at least before it is given up on without a call of the handler: the
+// backend counts also those that a Close has interrupted.
+const unsaidDeliveries = 10
+
 // callMember runs the handler of a member of a group.
 func (s *subscription) callMember(l *leg, d *Delivery) {
 	err := errGoexit // unless the handler returns
 	defer func() { l.group.finished(l, d, err) }()
-	if s.attempts > 0 && d.Attempt > 2*s.attempts {
-		err = fmt.Errorf("it was delivered %d times, and the handlers' processes didn't live to say how it went", d.Attempt-1)
+	if s.attempts > 0 && d.Attempt > s.attempts+max(s.attempts, unsaidDeliveries) {
+		err = fmt.Errorf("it was delivered %d times, and the handlers' processes ended before they could say how it went", d.Attempt-1)
 		return
 	}
 	err = s.call(d.Message)

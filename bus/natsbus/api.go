@@ -37,7 +37,7 @@ const (
 	codeConsumerNotFound  = 10014
 	codeInsufficient      = 10023
 	codeNoSuchMessage     = 10037
-	codeNotEnabled        = 10039
+	codeNotForAccount     = 10039
 	codeResources         = 10047
 	codeCreateFailed      = 10049
 	codeConfigInvalid     = 10052
@@ -48,7 +48,7 @@ const (
 	codeOverlap           = 10065
 	codeWrongLastSequence = 10071
 	codeNoReplicas        = 10074
-	codeNotEnabledForUser = 10076
+	codeNotEnabled        = 10076
 	codeStoreFailed       = 10077
 	codeConsumerExists    = 10148
 	codeInProcess         = 10158
@@ -77,7 +77,7 @@ func (e *apiError) Unwrap() error {
 		return bus.ErrTooLarge
 	case codeWrongLastSequence, codeSubjectInProcess:
 		return bus.ErrConflict
-	case codeNotEnabledForUser:
+	case codeNotForAccount:
 		return bus.ErrForbidden
 	case codeNoPeers, codeNoQuorum, codeInsufficient, codeNotEnabled, codeResources, codeStoreFailed:
 		return bus.ErrUnavailable

@@ -275,3 +275,13 @@ func TestClient_saysWhatTheServerDoesNotHave(t *testing.T) {
 	require.ErrorContains(t, err, `"CHAT"`)
 	require.ErrorContains(t, err, "replicas > 1")
 }
+
+func TestClient_anAccountWithoutJetStreamIsForbidden(t *testing.T) {
+	account := server.NewAccount("NONE")
+	s := startServerWith(t, server.Options{Port: -1, StoreDir: t.TempDir(), Accounts: []*server.Account{account},
+		Users: []*server.User{{Username: "none", Password: "x", Account: account}}})
+	_, err := bus.Open(t.Context(), "nats://none:x@"+s.Addr().String(), quietly(t))
+	require.ErrorIs(t, err, bus.ErrForbidden)
+	require.NotErrorIs(t, err, bus.ErrUnavailable)
+	require.ErrorContains(t, err, "not enabled for account")
+}

@@ -77,6 +77,11 @@ func (m *Cluster) configure(ctx context.Context, c *Config, opts *server.Options
 	if err := m.checkRoutes(routes); err != nil {
 		return err
 	}
+	if m.Peers == nil {
+		if err := m.checkOwnRoute(routes); err != nil {
+			return err
+		}
+	}
 	if m.Replicas == 0 {
 		m.Replicas = leastMembers
 	}
@@ -118,6 +123,25 @@ func (m *Cluster) checkRoutes(routes []string) error {
 		return fmt.Errorf("parameter %q is %d: there are %d members, and at most %d of them can hold a stream", "replicas", m.Replicas, len(routes), maxReplicas)
 	}
 	return nil
+}
+
+// checkOwnRoute refuses a member that the others' routes can't name: once it had joined, more than half of the members would include it for ever.
+func (m *Cluster) checkOwnRoute(routes []string) error {
+	name, own := "route-listen", m.Listen
+	if m.Advertise != "" {
+		name, own = "route-advertise", m.Advertise
+	}
+	_, port, err := splitAddr(name, own)
+	if err != nil {
+		return err
+	}
+	for _, route := range routes {
+		if _, at, err := splitAddr("routes", route); err == nil && at == port {
+			return nil
+		}
+	}
+	return fmt.Errorf("parameter %q doesn't name this member: none of %s has the port of %q, %s: want all members, this one too. "+
+		"Where the others reach this one by another address, give it as %q", "routes", strings.Join(routes, ","), name, own, "route-advertise")
 }
 
 const maxReplicas = 5

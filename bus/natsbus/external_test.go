@@ -441,7 +441,7 @@ func TestElsewhere_publishingWhatTheUserMayNotIsForbidden(t *testing.T) {
 func TestElsewhere_askingWhatTheUserMayNotIsForbidden(t *testing.T) {
 	listed := &server.Permissions{ // as docs/operate.md has them
 		Publish:   &server.SubjectPermission{Allow: []string{"$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "_INBOX.jitney-group.>", "chat.>"}},
-		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>", "chat.>"}},
+		Subscribe: &server.SubjectPermission{Allow: []string{"_INBOX.>", "$JS.EVENT.ADVISORY.STREAM.>", "chat.>"}},
 	}
 	publishes := func(deny string) *server.Permissions {
 		return &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{deny}}}

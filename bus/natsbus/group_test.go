@@ -271,3 +271,29 @@ func TestGroup_whoJoinsWhereNothingIsMissingIsToldNothing(t *testing.T) {
 	require.NoError(t, second.Close(ctx))
 	require.Zero(t, after.told(bus.ErrGap))
 }
+
+// Each Close that interrupts a handler counts as a delivery at the server.
+func TestGroup_aMessageThatWasHandedOverOftenIsStillGivenToAHandler(t *testing.T) {
+	ctx := t.Context()
+	url := startServer(t, t.TempDir(), -1).ClientURL()
+	last := openURL(t, url)
+	require.NoError(t, last.EnsureStreams(ctx, work, bus.StreamConfig{Name: "DEAD", Subjects: []string{"dead.>"}}))
+	require.NoError(t, last.Publish(ctx, "work.a", []byte("precious")))
+	for range 5 {
+		b, err := bus.Open(ctx, url, quietly(t))
+		require.NoError(t, err)
+		begun := make(chan struct{}, 1)
+		_, err = b.Subscribe(ctx, "work.*", func(ctx context.Context, _ *bus.Message) error {
+			begun <- struct{}{}
+			<-ctx.Done()
+			return ctx.Err()
+		}, bus.DurableGroup("d"), bus.Attempts(1), bus.All())
+		require.NoError(t, err)
+		eventually(t, func() bool { return len(begun) > 0 }, "its turn")
+		require.NoError(t, b.Close(ctx))
+	}
+	var got collector
+	_, err := last.Subscribe(ctx, "work.*", got.handle, bus.DurableGroup("d"), bus.Attempts(1))
+	require.NoError(t, err)
+	eventually(t, func() bool { return once([]string{"precious"}, &got) }, "the message")
+}
