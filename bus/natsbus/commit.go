@@ -74,6 +74,17 @@ func (c *commits) forget() {
 	}
 }
 
+// remove ends the commit of a stream that is gone, whose files would stay on the disk while they are open.
+func (c *commits) remove(stream string) {
+	c.mu.Lock()
+	one := c.streams[stream]
+	delete(c.streams, stream)
+	c.mu.Unlock()
+	if one != nil {
+		one.close()
+	}
+}
+
 // commit is where the publishes of one stream wait for the disk: one sync serves all whose messages the server has written
 // before it. It begins when half of those who are on their way have come: they then take turns, some being
 // published while the others are synced, and there are fewer syncs, which take time of the processor, too.
@@ -142,10 +153,10 @@ func (c *commit) sync() error {
 			c.of.failed(err)
 		}
 	}
-	if c.err == nil {
-		c.err = c.of.broken() // the server was told in our place
+	if c.err != nil {
+		return c.err
 	}
-	return c.err
+	return c.of.broken() // the server was told in our place; healing ends that without another commit where this one has begun meanwhile
 }
 
 // gather returns when half of those who are on their way have come, or it has waited long enough.

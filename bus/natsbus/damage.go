@@ -161,6 +161,9 @@ func (e *embedded) removed(ctx context.Context, of configOf) error {
 		delete(e.lost, of.stream)
 	}
 	e.mu.Unlock()
+	if of.consumer == "" && e.commits != nil {
+		e.commits.remove(of.stream)
+	}
 	return e.syncAll(ctx)
 }
 
