@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -327,7 +328,7 @@ func (e *embedded) rewriteFile(path string, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(e.dir, "room-")
+	f, err := os.CreateTemp(e.dir, roomPrefix)
 	if err != nil {
 		return err
 	}
@@ -368,9 +369,26 @@ func (e *embedded) untilStopped() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
+// roomPrefix is how files begin that only try whether there is room, or take the place of another one as soon as they are written.
+const roomPrefix = "room-"
+
+// removeRooms removes those that a killed process has left.
+func (e *embedded) removeRooms() error {
+	left, err := glob(e.dir, roomPrefix+"*")
+	for _, path := range left {
+		if _, number := strconv.ParseUint(strings.TrimPrefix(filepath.Base(path), roomPrefix), 10, 64); number == nil {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	if err != nil {
+		return storeError(e.dir, err)
+	}
+	return nil
+}
+
 // tryRoom finds out whether so many bytes can be written, and from healRoom on, whether the disk takes them.
 func (e *embedded) tryRoom(room int) error {
-	f, err := os.CreateTemp(e.dir, "room-")
+	f, err := os.CreateTemp(e.dir, roomPrefix)
 	if err != nil {
 		return err
 	}

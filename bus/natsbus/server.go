@@ -94,6 +94,9 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 		if err := e.claim(); err != nil {
 			return err
 		}
+		if err := e.removeRooms(); err != nil {
+			return err
+		}
 		if err := e.inspect(ctx); err != nil {
 			return err
 		}
@@ -236,7 +239,7 @@ func (e *embedded) stop() error {
 	if e.cfg.Cluster != nil && e.lock != nil {
 		err = errors.Join(err, e.removeDoors())
 	}
-	if e.booted && err == nil {
+	if e.booted && err == nil && e.failure() == nil { // as below
 		err = e.endBoot()
 	}
 	if e.lives != nil {
