@@ -139,6 +139,9 @@ func (e *embedded) options(ctx context.Context) (*server.Options, error) {
 	return opts, nil
 }
 
+// listens reports whether others can use the server.
+func (c *Config) listens() bool { return c.Listen != "" || c.LeafListen != "" }
+
 const tlsTimeout = 5 * time.Second
 
 // leastSecret is how many bytes a secret has at least that others can try to guess.

@@ -88,7 +88,8 @@
 // those who read there, and by Health.
 //
 // When the disk is full, publishing is bus.ErrUnavailable at once, naming the file, and Health says so. The
-// store is opened again in place as soon as there is room; nothing that was acknowledged is lost. A member of a cluster
+// store is opened again in place as soon as there is room; nothing that was acknowledged is lost. Where others can reach the server (?listen=,
+// ?leaf-listen=) it is started anew for that, as a server that opens its store in place says meanwhile that nothing is captured: they, and this process, connect again. A member of a cluster
 // leaves it to the others until then; its own server is then started anew, on Linux by itself; elsewhere the program must be restarted.
 //
 // # Streams

@@ -94,7 +94,7 @@ func (e *embedded) healLocked() {
 	}
 }
 
-// heal opens the store again, in place, when there is room.
+// heal opens the store again when there is room.
 func (e *embedded) heal() {
 	e.interrupt(e.failure())
 	ctx, cancel := e.untilStopped()
@@ -125,14 +125,13 @@ func (e *embedded) heal() {
 		}
 		e.mu.Lock()
 		e.brokenAgain = false
-		failed := e.failed
 		e.mu.Unlock()
 		var found []damage
 		var err error
 		if e.cfg.Cluster != nil {
 			err = e.restart(ctx, e.rewrite)
 		} else {
-			found, err = e.reopen(ctx, failed)
+			found, err = e.reopen(ctx)
 		}
 		if ctx.Err() != nil {
 			return
@@ -149,7 +148,7 @@ func (e *embedded) heal() {
 			e.commits.forget()
 		}
 		e.mu.Lock()
-		again := e.brokenAgain
+		again, failed := e.brokenAgain, e.failed
 		e.healedAt = time.Now()
 		if !again {
 			e.critical, e.obstacle, e.fatal, e.failed = "", "", "", false
@@ -195,17 +194,24 @@ func (e *embedded) due() bool {
 	return true
 }
 
-// reopen opens a store that stands alone: the connections to its server stay.
-func (e *embedded) reopen(ctx context.Context, failed bool) (found []damage, err error) {
+// reopen opens a store that stands alone again. The connections to its server stay, unless others use it, too: while a server opens its
+// store it says that it has no streams, so that they would take what it captures for uncaptured, publish it as such and lose it. For them another
+// one takes its place, which has its streams before it lets anybody in, and they connect again, as this process does.
+func (e *embedded) reopen(ctx context.Context) (found []damage, err error) {
+	e.change.Lock()
+	defer e.change.Unlock()
+	if e.cfg.listens() {
+		e.server.Load().end()
+	} else if err := e.server.Load().ShutdownJetStream(); err != nil {
+		return nil, err
+	}
 	e.mu.Lock()
-	since := e.opened
+	e.fatal, e.brokenAgain = "", false // what was said until now is mended here
+	since, failed := e.opened, e.failed
 	if !failed {
 		since = e.brokenAt.Add(-unsynced)
 	}
 	e.mu.Unlock()
-	if err := e.server.Load().ShutdownJetStream(); err != nil {
-		return nil, err
-	}
 	if failed {
 		if err := e.rewrite(ctx); err != nil {
 			return nil, err
@@ -214,12 +220,16 @@ func (e *embedded) reopen(ctx context.Context, failed bool) (found []damage, err
 	if found, err = e.mend(ctx, since, true); err != nil {
 		return nil, err
 	}
+	compare := func(s *instance) error { return e.compareLives(s, len(found) > 0) }
+	if e.cfg.listens() {
+		return found, e.run(ctx, true, compare)
+	}
 	config := *e.config
 	config.StoreDir = e.dir // the server puts its own directory below
 	if err := e.server.Load().EnableJetStream(&config); err != nil {
 		return nil, err
 	}
-	return found, e.compareLives(len(found) > 0)
+	return found, compare(e.server.Load())
 }
 
 // restart has another server in the place of a member's, whose store is opened as at the start: a JetStream that is enabled again in a
@@ -269,7 +279,7 @@ func (e *embedded) runAnew(ctx context.Context, store bool) error {
 	e.mu.Lock()
 	e.fatal, e.brokenAgain = "", false // what the last one has said
 	e.mu.Unlock()
-	return e.run(ctx, store)
+	return e.run(ctx, store, nil)
 }
 
 // prepare has the store of a member ready for another server.
@@ -343,8 +353,8 @@ func (e *embedded) rewriteFile(path string, mode fs.FileMode) error {
 }
 
 // compareLives looks whether a stream has lost its end, and records what is known if so, or if there is more to record.
-func (e *embedded) compareLives(more bool) error {
-	streams, err := e.streams()
+func (e *embedded) compareLives(s *instance, more bool) error {
+	streams, err := s.streams()
 	if err != nil {
 		return err
 	}

@@ -107,7 +107,7 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 	}
 	b := newBackend(o.Logger)
 	b.node = e
-	shared := e.cfg.Listen != "" || e.cfg.LeafListen != ""
+	shared := e.cfg.listens()
 	switch {
 	case e.cfg.Cluster != nil:
 		b.replicas, shared = e.cfg.Cluster.Replicas, true

@@ -110,7 +110,7 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 		}
 	}
 	e.opts = opts
-	if err := e.run(ctx, opts.JetStream); err != nil {
+	if err := e.run(ctx, opts.JetStream, nil); err != nil {
 		return err
 	}
 	if e.clusterLog != nil {
@@ -168,7 +168,7 @@ func storeError(dir string, err error) error {
 // beginLives looks whether the streams of a store that stands alone are what they were.
 func (e *embedded) beginLives(ctx context.Context) error {
 	e.config = e.server.Load().JetStreamConfig()
-	streams, err := e.streams()
+	streams, err := e.server.Load().streams()
 	if err != nil {
 		return err
 	}
@@ -185,8 +185,8 @@ func (e *embedded) beginLives(ctx context.Context) error {
 }
 
 // streams lists what the store holds.
-func (e *embedded) streams() ([]server.StreamDetail, error) {
-	info, err := e.server.Load().Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+func (s *instance) streams() ([]server.StreamDetail, error) {
+	info, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
 	if err != nil {
 		return nil, err
 	}
