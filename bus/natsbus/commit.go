@@ -35,7 +35,7 @@ type commits struct {
 
 // groupCommit has publishes wait together for the disk; settle tells them.
 func (e *embedded) groupCommit(settle func(stored []answer)) {
-	if !e.level.always || !canGroupCommit {
+	if !e.level.always || !e.cfg.groupCommits() {
 		return
 	}
 	e.commits = &commits{

@@ -32,3 +32,9 @@ func AnswerLate(t *testing.T, b bus.Bus, stream string) {
 	backend.acks.store([]answer{{token: token, stream: stream, ack: driver.Ack{Sequence: 1}}})
 	require.ErrorIs(t, (<-w.told).err, bus.ErrUnavailable)
 }
+
+// SyncsAlways reports whether the server in this process syncs each message by itself, and whether publishes wait for a sync beside that.
+func SyncsAlways(b bus.Bus) (server, commits bool) {
+	backend := b.(*natsBus).backend
+	return backend.node.server.Load().JetStreamConfig().SyncAlways, backend.commits() != nil
+}

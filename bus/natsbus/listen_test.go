@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/jitney-go/jitney/bus"
+	"github.com/jitney-go/jitney/bus/natsbus"
 )
 
 // While a server opens its store it has no streams, and whoever asks it then takes their subjects for ones that nothing captures.
@@ -133,4 +135,32 @@ func TestListen_nothingIsLostToOthersWhileTheStoreIsMended(t *testing.T) {
 		require.NoError(t, sub.Err())
 	}
 	t.Logf("%d acknowledged", len(acked))
+}
+
+// The acknowledgements of others don't pass through this process.
+func TestListen_syncAlwaysHoldsForOthers(t *testing.T) {
+	for _, level := range []string{"always", "100ms"} {
+		for _, how := range []string{"listen", "leaf-listen", ""} {
+			t.Run(level+" "+how, func(t *testing.T) {
+				url, addr := "nats:"+t.TempDir()+"?sync="+level, fmt.Sprint("127.0.0.1:", freePort(t))
+				if how != "" {
+					url += "&token=geheim&" + how + "=" + addr
+				}
+				b, err := bus.Open(t.Context(), url, quietly(t))
+				require.NoError(t, err)
+				t.Cleanup(func() { require.NoError(t, b.Close(context.Background())) })
+				server, commits := natsbus.SyncsAlways(b)
+				alone := how == "" && runtime.GOOS != "windows"
+				require.Equal(t, level == "always" && !alone, server)
+				require.Equal(t, level == "always" && alone, commits)
+				useOf(t, b)
+				switch how {
+				case "listen":
+					useOf(t, openURL(t, "nats://geheim@"+addr))
+				case "leaf-listen":
+					useOf(t, openLeaf(t, addr, "&domain=jitney&leaf-token=geheim", quietly(t)))
+				}
+			})
+		}
+	}
 }
