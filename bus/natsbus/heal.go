@@ -43,7 +43,7 @@ func isWriteFailure(text string) bool {
 }
 
 // watch says whom a store that can't be written to concerns.
-func (e *embedded) watch(interrupt func(reason error), renew func(), tell func(found []damage)) {
+func (e *embedded) watch(interrupt func(reason error), renew func(), tell func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.interrupt, e.renew, e.tell = interrupt, renew, tell
@@ -126,12 +126,11 @@ func (e *embedded) heal() {
 		e.mu.Lock()
 		e.brokenAgain = false
 		e.mu.Unlock()
-		var found []damage
 		var err error
 		if e.cfg.Cluster != nil {
 			err = e.restart(ctx, e.rewrite)
 		} else {
-			found, err = e.reopen(ctx)
+			err = e.reopen(ctx)
 		}
 		if ctx.Err() != nil {
 			return
@@ -162,7 +161,7 @@ func (e *embedded) heal() {
 		} else {
 			e.log.Info("natsbus: the store is mended", "dir", e.dir)
 		}
-		e.tell(found)
+		e.tell()
 		e.renew()
 		return
 	}
@@ -197,13 +196,13 @@ func (e *embedded) due() bool {
 // reopen opens a store that stands alone again. The connections to its server stay, unless others use it, too: while a server opens its
 // store it says that it has no streams, so that they would take what it captures for uncaptured, publish it as such and lose it. For them another
 // one takes its place, which has its streams before it lets anybody in, and they connect again, as this process does.
-func (e *embedded) reopen(ctx context.Context) (found []damage, err error) {
+func (e *embedded) reopen(ctx context.Context) error {
 	e.change.Lock()
 	defer e.change.Unlock()
 	if e.cfg.listens() {
 		e.server.Load().end()
 	} else if err := e.server.Load().ShutdownJetStream(); err != nil {
-		return nil, err
+		return err
 	}
 	e.mu.Lock()
 	e.fatal, e.brokenAgain = "", false // what was said until now is mended here
@@ -214,22 +213,21 @@ func (e *embedded) reopen(ctx context.Context) (found []damage, err error) {
 	e.mu.Unlock()
 	if failed {
 		if err := e.rewrite(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if found, err = e.mend(ctx, since, true); err != nil {
-		return nil, err
+	if err := e.mend(ctx, since, true); err != nil {
+		return err
 	}
-	compare := func(s *instance) error { return e.compareLives(s, len(found) > 0) }
 	if e.cfg.listens() {
-		return found, e.run(ctx, true, compare)
+		return e.run(ctx, true, e.compareLives)
 	}
 	config := *e.config
 	config.StoreDir = e.dir // the server puts its own directory below
 	if err := e.server.Load().EnableJetStream(&config); err != nil {
-		return nil, err
+		return err
 	}
-	return found, compare(e.server.Load())
+	return e.compareLives(e.server.Load())
 }
 
 // restart has another server in the place of a member's, whose store is opened as at the start: a JetStream that is enabled again in a
@@ -353,13 +351,13 @@ func (e *embedded) rewriteFile(path string, mode fs.FileMode) error {
 }
 
 // compareLives looks whether a stream has lost its end, and records what is known if so, or if there is more to record.
-func (e *embedded) compareLives(s *instance, more bool) error {
+func (e *embedded) compareLives(s *instance) error {
 	streams, err := s.streams()
 	if err != nil {
 		return err
 	}
 	lost, err := e.lives.compare(streams, false)
-	if err != nil || len(lost) == 0 && !more {
+	if err != nil || len(lost) == 0 && !e.lives.unsaved() {
 		return err
 	}
 	e.tellLost(lost)

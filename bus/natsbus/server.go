@@ -49,7 +49,7 @@ type embedded struct {
 	config    *server.JetStreamConfig
 	interrupt func(reason error) // ends what waits for the store
 	renew     func()             // has all that stood on the store made anew
-	tell      func(found []damage)
+	tell      func()             // of what is damaged
 	opened    time.Time
 	stopping  chan struct{}
 	healing   sync.WaitGroup
@@ -70,6 +70,7 @@ type embedded struct {
 	healedAt    time.Time       // when a member's store was opened again the last time
 	failed      bool            // it couldn't be written to, or read; otherwise it is only damaged
 	damages     []damage        // that have been found since the start
+	untold      []damage        // of these, what the hook of the bus isn't told of yet
 	lost        map[string]bool // streams that are there and can't be read
 
 	suspected map[string]time.Time // when files of a stream were looked at
