@@ -35,7 +35,7 @@ type commits struct {
 
 // groupCommit has publishes wait together for the disk; settle tells them.
 func (e *embedded) groupCommit(settle func(stored []answer)) {
-	if !e.level.always || !canGroupCommit {
+	if !e.level.always || !e.cfg.groupCommits() {
 		return
 	}
 	e.commits = &commits{
@@ -70,6 +70,17 @@ func (c *commits) forget() {
 	c.streams = map[string]*commit{}
 	c.mu.Unlock()
 	for _, one := range forgotten {
+		one.close()
+	}
+}
+
+// remove ends the commit of a stream that is gone, whose files would stay on the disk while they are open.
+func (c *commits) remove(stream string) {
+	c.mu.Lock()
+	one := c.streams[stream]
+	delete(c.streams, stream)
+	c.mu.Unlock()
+	if one != nil {
 		one.close()
 	}
 }
@@ -142,10 +153,10 @@ func (c *commit) sync() error {
 			c.of.failed(err)
 		}
 	}
-	if c.err == nil {
-		c.err = c.of.broken() // the server was told in our place
+	if c.err != nil {
+		return c.err
 	}
-	return c.err
+	return c.of.broken() // the server was told in our place; healing ends that without another commit where this one has begun meanwhile
 }
 
 // gather returns when half of those who are on their way have come, or it has waited long enough.

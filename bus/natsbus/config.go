@@ -17,12 +17,15 @@ import (
 // the parameters.
 type Config struct {
 	Dir   string        // where it stores; empty: ./data/nats. A leaf stores nothing
-	Sync  time.Duration // how soon the disk has what is acknowledged; 0: 100ms. See SyncAlways
+	Sync  time.Duration // how soon the disk has what is acknowledged, to whomever; 0: 100ms. See SyncAlways
 	Scrub time.Duration // how long a round takes in which all files are checked for damage; 0: a day, negative: there is none. Of a server that stands alone
 
-	Listen     string // HOST:PORT on which clients can reach it; empty: nothing
-	LeafListen string // HOST:PORT on which leaves can; empty: nothing
-	Token      string // what both must give; needed beyond loopback, there of at least 8 bytes
+	// HOST:PORT on which clients can reach it, and leaves; empty: nothing. Sync is theirs, too: with SyncAlways a server that listens syncs each
+	// message by itself, as one sync for all who wait would be for the publishers of this process alone.
+	Listen     string
+	LeafListen string
+
+	Token string // what both must give; needed beyond loopback, there of at least 8 bytes
 
 	// Domain is the name of its JetStream, by which leaves find it: of a leaf, its hub's. Empty: the name of the
 	// cluster, or "jitney".
@@ -96,7 +99,7 @@ func (e *embedded) options(ctx context.Context) (*server.Options, error) {
 		StoreDir:               c.Dir,
 		JetStreamMaxStore:      noLimit, // by default it is what was free at the start, however much is free later
 		SyncInterval:           e.level.interval,
-		SyncAlways:             e.level.always && (!canGroupCommit || c.Cluster != nil),
+		SyncAlways:             e.level.always && !c.groupCommits(),
 		MaxPayload:             maxPayload + reserve,
 	}
 	var err error
@@ -138,6 +141,9 @@ func (e *embedded) options(ctx context.Context) (*server.Options, error) {
 	}
 	return opts, nil
 }
+
+// listens reports whether others can use the server.
+func (c *Config) listens() bool { return c.Listen != "" || c.LeafListen != "" }
 
 const tlsTimeout = 5 * time.Second
 

@@ -94,8 +94,8 @@ func (e *embedded) inspect(ctx context.Context) error {
 	if !e.lives.clean {
 		since = time.Time{}
 	}
-	_, err = e.mend(ctx, since, !e.lives.clean)
-	return err
+	e.foundLocked(e.lives.found) // by a start that has failed, or a process that was killed
+	return e.mend(ctx, since, !e.lives.clean)
 }
 
 // streamsDir is where the server has its streams.
@@ -104,11 +104,11 @@ func (e *embedded) streamsDir() string {
 }
 
 // mend mends what is damaged of what has changed since a time; torn says that the last records may be half written. The
-// server must not run.
-func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) ([]damage, error) {
+// server must not run. What is found is kept until it is told, also when something else can't be mended: the next time it isn't found any more.
+func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) error {
 	mended, lost, err := e.copies.mend()
 	if err != nil {
-		return nil, storeError(e.dir, err)
+		return storeError(e.dir, err)
 	}
 	for _, of := range mended {
 		e.log.Warn("natsbus: a damaged configuration was replaced by its copy", "dir", e.dir, "stream", of.stream, "consumer", of.consumer)
@@ -118,23 +118,31 @@ func (e *embedded) mend(ctx context.Context, since time.Time, torn bool) ([]dama
 	e.mu.Unlock()
 	c := check{dir: e.streamsDir(), blocks: "*/" + messageFiles, since: since, also: doubtful, torn: torn, kept: filepath.Join(e.dir, keptDir)}
 	found, err := c.run(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("%w: the store in %s can't be checked: %w", bus.ErrUnavailable, e.dir, err)
-	}
 	for _, d := range found {
 		e.log.Error("natsbus: messages are damaged", "stream", d.stream, "after", d.after, "before", d.before, "kept", d.kept)
 	}
 	e.lives.lost(found)
+	if len(found) > 0 { // before a kill, or something that fails
+		err = errors.Join(err, e.lives.save(true))
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.damages = append(e.damages, found...)
+	e.foundLocked(found)
+	if err != nil {
+		return fmt.Errorf("%w: the store in %s can't be checked: %w", bus.ErrUnavailable, e.dir, err)
+	}
 	e.doubtful = slices.DeleteFunc(e.doubtful, func(path string) bool { return slices.Contains(doubtful, path) })
 	e.lost = map[string]bool{}
 	for _, stream := range lost {
 		e.lost[stream] = true
 		e.log.Error("natsbus: the configuration of a stream is damaged: it can't be read until EnsureStreams makes it again", "dir", e.dir, "stream", stream)
 	}
-	return found, nil
+	return nil
+}
+
+// foundLocked notes damage. e.mu is held, or nobody else has e yet.
+func (e *embedded) foundLocked(found []damage) {
+	e.damages, e.untold = append(e.damages, found...), append(e.untold, found...)
 }
 
 // made returns when a stream or a consumer that the server has just made or changed is on the disk, and copied.
@@ -161,6 +169,9 @@ func (e *embedded) removed(ctx context.Context, of configOf) error {
 		delete(e.lost, of.stream)
 	}
 	e.mu.Unlock()
+	if of.consumer == "" && e.commits != nil {
+		e.commits.remove(of.stream)
+	}
 	return e.syncAll(ctx)
 }
 
@@ -305,16 +316,15 @@ func (c *check) file(path string) (lost []damage, damaged bool, err error) {
 	for i := range b.lost {
 		b.lost[i].path, b.lost[i].kept = path, kept
 	}
+	if !endOnly { // of the end the index knows the last sequence, and the server that it is missing; of the rest it counts what is gone
+		if err := os.Remove(filepath.Join(dir, "index.db")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, true, err // not behind what is next, which nothing tells the second time
+		}
+	}
 	if err := exchange(path, kept, b.whole); err != nil {
 		return nil, true, fmt.Errorf("%s is damaged and can't be mended: %w", path, err)
 	}
-	if endOnly {
-		return b.lost, !torn, nil // the index knows the last sequence, and the server that the end is missing
-	}
-	if err := os.Remove(filepath.Join(dir, "index.db")); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, true, err // it counts what is gone
-	}
-	return b.lost, true, nil
+	return b.lost, !torn, nil
 }
 
 // nextBlock returns the file with the next higher number, "" if there is none.

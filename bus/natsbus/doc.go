@@ -77,8 +77,8 @@
 // file. That survives a kill of the process. What survives a crash of the machine is chosen by
 // the URL of an embedded server, or Config.Sync: with ?sync=100ms, the default, files are synced every 100 ms,
 // so that the last messages may be lost; with ?sync=fast every two minutes, as is JetStream's default; with
-// ?sync=always a publish returns when the disk has the message (one sync of the stream's files serves all who wait; on Windows
-// the server syncs each message). New streams and what a closed bus leaves are synced in each case.
+// ?sync=always a publish returns when the disk has the message (one sync of the stream's files serves all who wait; on Windows, and
+// where others can reach the server by ?listen= or ?leaf-listen=, it syncs each message, for them as well). New streams and what a closed bus leaves are synced in each case.
 // In a cluster the level is the server's own on each member: with ?sync=always all that acknowledge have synced.
 // With less, members compare what they hold after a crash of their machines (on Linux), and what differs is made anew.
 // On a server elsewhere it is as that server is configured.
@@ -88,7 +88,8 @@
 // those who read there, and by Health.
 //
 // When the disk is full, publishing is bus.ErrUnavailable at once, naming the file, and Health says so. The
-// store is opened again in place as soon as there is room; nothing that was acknowledged is lost. A member of a cluster
+// store is opened again in place as soon as there is room; nothing that was acknowledged is lost. Where others can reach the server (?listen=,
+// ?leaf-listen=) it is started anew for that, as a server that opens its store in place says meanwhile that nothing is captured: they, and this process, connect again. A member of a cluster
 // leaves it to the others until then; its own server is then started anew, on Linux by itself; elsewhere the program must be restarted.
 //
 // # Streams

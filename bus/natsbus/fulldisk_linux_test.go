@@ -40,8 +40,6 @@ func soon(t *testing.T, what func() error) error {
 	return err
 }
 
-var task = bus.StreamConfig{Name: "TASK", Subjects: []string{"task"}}
-
 func TestFullDisk_aDurableGroupGoesOnWhenThereIsRoom(t *testing.T) {
 	d, b := tightDisk(t, 4<<20, task)
 	var done collector

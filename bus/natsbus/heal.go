@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,7 +43,7 @@ func isWriteFailure(text string) bool {
 }
 
 // watch says whom a store that can't be written to concerns.
-func (e *embedded) watch(interrupt func(reason error), renew func(), tell func(found []damage)) {
+func (e *embedded) watch(interrupt func(reason error), renew func(), tell func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.interrupt, e.renew, e.tell = interrupt, renew, tell
@@ -93,7 +94,7 @@ func (e *embedded) healLocked() {
 	}
 }
 
-// heal opens the store again, in place, when there is room.
+// heal opens the store again when there is room.
 func (e *embedded) heal() {
 	e.interrupt(e.failure())
 	ctx, cancel := e.untilStopped()
@@ -124,14 +125,12 @@ func (e *embedded) heal() {
 		}
 		e.mu.Lock()
 		e.brokenAgain = false
-		failed := e.failed
 		e.mu.Unlock()
-		var found []damage
 		var err error
 		if e.cfg.Cluster != nil {
 			err = e.restart(ctx, e.rewrite)
 		} else {
-			found, err = e.reopen(ctx, failed)
+			err = e.reopen(ctx)
 		}
 		if ctx.Err() != nil {
 			return
@@ -148,7 +147,7 @@ func (e *embedded) heal() {
 			e.commits.forget()
 		}
 		e.mu.Lock()
-		again := e.brokenAgain
+		again, failed := e.brokenAgain, e.failed
 		e.healedAt = time.Now()
 		if !again {
 			e.critical, e.obstacle, e.fatal, e.failed = "", "", "", false
@@ -162,7 +161,7 @@ func (e *embedded) heal() {
 		} else {
 			e.log.Info("natsbus: the store is mended", "dir", e.dir)
 		}
-		e.tell(found)
+		e.tell()
 		e.renew()
 		return
 	}
@@ -194,31 +193,41 @@ func (e *embedded) due() bool {
 	return true
 }
 
-// reopen opens a store that stands alone: the connections to its server stay.
-func (e *embedded) reopen(ctx context.Context, failed bool) (found []damage, err error) {
+// reopen opens a store that stands alone again. The connections to its server stay, unless others use it, too: while a server opens its
+// store it says that it has no streams, so that they would take what it captures for uncaptured, publish it as such and lose it. For them another
+// one takes its place, which has its streams before it lets anybody in, and they connect again, as this process does.
+func (e *embedded) reopen(ctx context.Context) error {
+	e.change.Lock()
+	defer e.change.Unlock()
+	if e.cfg.listens() {
+		e.server.Load().end()
+	} else if err := e.server.Load().ShutdownJetStream(); err != nil {
+		return err
+	}
 	e.mu.Lock()
-	since := e.opened
+	e.fatal, e.brokenAgain = "", false // what was said until now is mended here
+	since, failed := e.opened, e.failed
 	if !failed {
 		since = e.brokenAt.Add(-unsynced)
 	}
 	e.mu.Unlock()
-	if err := e.server.Load().ShutdownJetStream(); err != nil {
-		return nil, err
-	}
 	if failed {
 		if err := e.rewrite(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if found, err = e.mend(ctx, since, true); err != nil {
-		return nil, err
+	if err := e.mend(ctx, since, true); err != nil {
+		return err
+	}
+	if e.cfg.listens() {
+		return e.run(ctx, true, e.compareLives)
 	}
 	config := *e.config
 	config.StoreDir = e.dir // the server puts its own directory below
 	if err := e.server.Load().EnableJetStream(&config); err != nil {
-		return nil, err
+		return err
 	}
-	return found, e.compareLives(len(found) > 0)
+	return e.compareLives(e.server.Load())
 }
 
 // restart has another server in the place of a member's, whose store is opened as at the start: a JetStream that is enabled again in a
@@ -268,7 +277,7 @@ func (e *embedded) runAnew(ctx context.Context, store bool) error {
 	e.mu.Lock()
 	e.fatal, e.brokenAgain = "", false // what the last one has said
 	e.mu.Unlock()
-	return e.run(ctx, store)
+	return e.run(ctx, store, nil)
 }
 
 // prepare has the store of a member ready for another server.
@@ -327,7 +336,7 @@ func (e *embedded) rewriteFile(path string, mode fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(e.dir, "room-")
+	f, err := os.CreateTemp(e.dir, roomPrefix)
 	if err != nil {
 		return err
 	}
@@ -342,13 +351,13 @@ func (e *embedded) rewriteFile(path string, mode fs.FileMode) error {
 }
 
 // compareLives looks whether a stream has lost its end, and records what is known if so, or if there is more to record.
-func (e *embedded) compareLives(more bool) error {
-	streams, err := e.streams()
+func (e *embedded) compareLives(s *instance) error {
+	streams, err := s.streams()
 	if err != nil {
 		return err
 	}
 	lost, err := e.lives.compare(streams, false)
-	if err != nil || len(lost) == 0 && !more {
+	if err != nil || len(lost) == 0 && !e.lives.unsaved() {
 		return err
 	}
 	e.tellLost(lost)
@@ -368,9 +377,26 @@ func (e *embedded) untilStopped() (context.Context, context.CancelFunc) {
 	return ctx, cancel
 }
 
+// roomPrefix is how files begin that only try whether there is room, or take the place of another one as soon as they are written.
+const roomPrefix = "room-"
+
+// removeRooms removes those that a killed process has left.
+func (e *embedded) removeRooms() error {
+	left, err := glob(e.dir, roomPrefix+"*")
+	for _, path := range left {
+		if _, number := strconv.ParseUint(strings.TrimPrefix(filepath.Base(path), roomPrefix), 10, 64); number == nil {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	if err != nil {
+		return storeError(e.dir, err)
+	}
+	return nil
+}
+
 // tryRoom finds out whether so many bytes can be written, and from healRoom on, whether the disk takes them.
 func (e *embedded) tryRoom(room int) error {
-	f, err := os.CreateTemp(e.dir, "room-")
+	f, err := os.CreateTemp(e.dir, roomPrefix)
 	if err != nil {
 		return err
 	}

@@ -160,7 +160,7 @@ func (b *backend) check() (lacks []string, err error) {
 	b.mu.Lock()
 	led := b.led
 	b.mu.Unlock()
-	streams, err := b.node.streams()
+	streams, err := b.node.server.Load().streams()
 	if err != nil {
 		return []string{err.Error()}, nil // the server isn't ready for it
 	}

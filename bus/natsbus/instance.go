@@ -25,7 +25,8 @@ type instance struct {
 }
 
 // run starts a server, with the store or without it, and returns when clients can connect to it. The store is closed and checked.
-func (e *embedded) run(ctx context.Context, store bool) (err error) {
+// then, if it isn't nil, is called before this process uses the server.
+func (e *embedded) run(ctx context.Context, store bool, then func(s *instance) error) (err error) {
 	s := &instance{e: e}
 	opts := e.opts.Clone() // the server changes its own
 	opts.JetStream = store
@@ -45,7 +46,7 @@ func (e *embedded) run(ctx context.Context, store bool) (err error) {
 	defer func() {
 		if err != nil {
 			s.end()
-			if store {
+			if store && e.cfg.Cluster != nil {
 				e.left = s
 			}
 			return
@@ -69,7 +70,10 @@ func (e *embedded) run(ctx context.Context, store bool) (err error) {
 			return fmt.Errorf("%w: the embedded server isn't ready after %s", bus.ErrUnavailable, timeout.Round(time.Millisecond))
 		}
 	}
-	return e.failedStart()
+	if err := e.failedStart(); err != nil || then == nil {
+		return err
+	}
+	return then(s)
 }
 
 // failedStart is what has gone wrong with a server that is starting.

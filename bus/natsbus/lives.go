@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -33,9 +34,14 @@ type lives struct {
 	crashed bool      // the end of any stream may be lost since the last time, and nothing is there to tell
 	marks   *os.File  // the last sequence of each stream, by its place in the file
 
+	was livesRecord // when it was opened
+
 	mu     sync.RWMutex
 	known  map[string]*life
-	closed bool // the directory may be another one's: nothing is written any more
+	begun  bool     // the streams are compared with it. Until then it says what it said before
+	more   bool     // is known of damage than is recorded
+	found  []damage // that the hook of the bus isn't told of yet
+	closed bool     // the directory may be another one's: nothing is written any more
 
 	saving sync.Mutex // before mu
 }
@@ -64,12 +70,29 @@ const mostHoles = 1000
 func (l *lives) lost(found []damage) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.more = l.more || len(found) > 0
+	l.found = append(l.found, found...)
 	for _, d := range found {
 		if known := l.known[d.stream]; known != nil && d.before > 0 {
 			known.Holes = append(known.Holes, hole{d.after, d.before})
 			known.Holes = known.Holes[max(0, len(known.Holes)-mostHoles):]
 		}
 	}
+}
+
+// told records that the hook has been told of the first n that were found.
+func (l *lives) told(n int) error {
+	l.mu.Lock()
+	l.found = slices.Delete(l.found, 0, min(n, len(l.found)))
+	l.mu.Unlock()
+	return l.save(true)
+}
+
+// unsaved reports whether more damage is known than is recorded.
+func (l *lives) unsaved() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.more
 }
 
 // holes returns what damage has taken between two sequences of a stream.
@@ -96,6 +119,15 @@ type livesRecord struct {
 	Boot    string           `json:"boot"`             // of the machine
 	Place   string           `json:"place,omitempty"`  // of marksFile, which a copy doesn't have
 	Streams map[string]*life `json:"streams"`
+	Found   []foundDamage    `json:"found,omitempty"` // and told to nobody
+}
+
+// foundDamage is a damage.
+type foundDamage struct {
+	Stream string `json:"stream"`
+	hole
+	Path string `json:"path"`
+	Kept string `json:"kept"`
 }
 
 // openLives reads what is known of the streams before the server opens them. fresh says that there are none.
@@ -108,9 +140,12 @@ func openLives(dir string, fresh bool) (*lives, error) {
 	if err != nil && !(errors.Is(err, fs.ErrNotExist) && fresh) {
 		record.Open, record.Boot = true, "" // nothing is known, as of a copy that was put back without the record
 	}
-	l := &lives{dir: dir, clean: !record.Open, since: time.Unix(0, record.Closed), known: map[string]*life{}}
+	l := &lives{dir: dir, was: record, clean: !record.Open, since: time.Unix(0, record.Closed), known: map[string]*life{}}
 	if l.marks, err = os.OpenFile(filepath.Join(dir, marksFile), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, err
+	}
+	for _, f := range record.Found {
+		l.found = append(l.found, damage{f.Stream, f.After, f.Before, f.Path, f.Kept})
 	}
 	for name, known := range record.Streams {
 		var mark [markSize]byte
@@ -132,6 +167,9 @@ func openLives(dir string, fresh bool) (*lives, error) {
 func (l *lives) begin(streams []server.StreamDetail) (lost []string, err error) {
 	lost, err = l.compare(streams, l.crashed)
 	if err == nil {
+		l.mu.Lock()
+		l.begun = true
+		l.mu.Unlock()
 		err = l.save(true)
 	}
 	return lost, err
@@ -205,19 +243,33 @@ func (l *lives) add(name string, created time.Time) {
 func (l *lives) save(open bool) error {
 	l.saving.Lock()
 	defer l.saving.Unlock()
-	l.mu.RLock()
+	l.mu.Lock()
 	text, err := l.recordLocked(open)
 	closed := l.closed
-	l.mu.RUnlock()
+	l.more = false
+	l.mu.Unlock()
 	if err != nil || closed {
 		return err
 	}
-	return replaceFile(filepath.Join(l.dir, livesFile), text)
+	if err = replaceFile(filepath.Join(l.dir, livesFile), text); err != nil {
+		l.mu.Lock()
+		l.more = true
+		l.mu.Unlock()
+	}
+	return err
 }
 
 func (l *lives) recordLocked(open bool) ([]byte, error) {
-	place, _ := placeOf(l.marks)
-	return json.Marshal(livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootID(), Place: place, Streams: l.known})
+	record := l.was
+	if l.begun {
+		place, _ := placeOf(l.marks)
+		record = livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootID(), Place: place}
+	}
+	record.Streams, record.Found = l.known, nil
+	for _, d := range l.found {
+		record.Found = append(record.Found, foundDamage{d.stream, hole{d.after, d.before}, d.path, d.kept})
+	}
+	return json.Marshal(record)
 }
 
 // epoch of a stream that was created at a time.
@@ -278,7 +330,7 @@ func (l *lives) write(known *life) error {
 	return err
 }
 
-// close records a clean stop, or leaves the record as after a crash.
+// close records a clean stop, or leaves the record as after a crash, and after a start that has failed as it was.
 func (l *lives) close(clean bool) error {
 	l.saving.Lock()
 	defer l.saving.Unlock()

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -107,7 +106,7 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 	}
 	b := newBackend(o.Logger)
 	b.node = e
-	shared := e.cfg.Listen != "" || e.cfg.LeafListen != ""
+	shared := e.cfg.listens()
 	switch {
 	case e.cfg.Cluster != nil:
 		b.replicas, shared = e.cfg.Cluster.Replicas, true
@@ -139,7 +138,7 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 				return nil, errors.Join(err, b.Close())
 			}
 			// What waits is done by the others, or ends with the connection to the server that is replaced.
-			e.watch(func(error) {}, func() {}, func([]damage) {})
+			e.watch(func(error) {}, func() {}, func() {})
 		}
 		if e.cfg.Cluster != nil {
 			if err := b.answerPeers(); err != nil {
@@ -253,10 +252,7 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 	b.report, b.changed = d.Report, d.Changed
 	b.mu.Unlock()
 	if b.server != nil {
-		b.server.mu.Lock()
-		found := slices.Clone(b.server.damages)
-		b.server.mu.Unlock()
-		b.tellDamage(found)
+		b.tellDamage()
 	}
 	if shared {
 		// A user who may not see advisories still has the poll behind them.
@@ -269,16 +265,26 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 	return &natsBus{d, b}, nil
 }
 
-// tellDamage tells the hook of the bus.
-func (b *backend) tellDamage(found []damage) {
+// tellDamage tells the hook of the bus what it hasn't been told.
+func (b *backend) tellDamage() {
 	b.mu.Lock()
 	report := b.report
 	b.mu.Unlock()
 	if report == nil {
 		return // it will be told when the bus is open
 	}
+	b.server.mu.Lock()
+	found := b.server.untold
+	b.server.untold = nil
+	b.server.mu.Unlock()
+	if len(found) == 0 {
+		return
+	}
 	for _, damage := range found {
 		report(bus.Problem{Err: fmt.Errorf("%w: damaged messages of %s", bus.ErrGap, damage)})
+	}
+	if err := b.server.lives.told(len(found)); err != nil {
+		b.log.Warn("natsbus: it can't be recorded that damage has been told: the next Open tells it once more", "dir", b.server.dir, "error", err)
 	}
 }
 

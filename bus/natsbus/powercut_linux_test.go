@@ -385,3 +385,21 @@ func TestPowerCut_whatAKilledProcessHasLeftIsOnTheDiskWhenTheNextOneIsOpen(t *te
 	r, at, b := m.cut(t, false)
 	r.check(t, b, at)
 }
+
+func TestPowerCut_syncAlwaysLosesNothingOfOthersEither(t *testing.T) {
+	m := newMachine(t)
+	addr := fmt.Sprint("127.0.0.1:", freePort(t))
+	m.start(t, "always&listen="+addr, "open")
+	m.wait(t, func(r *record) bool { return r.done })
+	other := openURL(t, "nats://"+addr)
+	require.NoError(t, other.EnsureStreams(t.Context(), task))
+	texts := numberedTexts(100)
+	for _, text := range texts {
+		require.NoError(t, other.Publish(t.Context(), "task", []byte(text)))
+	}
+	_, _, b := m.cut(t, false)
+	var got collector
+	_, err := b.Subscribe(t.Context(), "task", got.handle, bus.All())
+	require.NoError(t, err)
+	require.Equal(t, texts, got.texts())
+}

@@ -49,7 +49,7 @@ type embedded struct {
 	config    *server.JetStreamConfig
 	interrupt func(reason error) // ends what waits for the store
 	renew     func()             // has all that stood on the store made anew
-	tell      func(found []damage)
+	tell      func()             // of what is damaged
 	opened    time.Time
 	stopping  chan struct{}
 	healing   sync.WaitGroup
@@ -70,6 +70,7 @@ type embedded struct {
 	healedAt    time.Time       // when a member's store was opened again the last time
 	failed      bool            // it couldn't be written to, or read; otherwise it is only damaged
 	damages     []damage        // that have been found since the start
+	untold      []damage        // of these, what the hook of the bus isn't told of yet
 	lost        map[string]bool // streams that are there and can't be read
 
 	suspected map[string]time.Time // when files of a stream were looked at
@@ -94,6 +95,9 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 		if err := e.claim(); err != nil {
 			return err
 		}
+		if err := e.removeRooms(); err != nil {
+			return err
+		}
 		if err := e.inspect(ctx); err != nil {
 			return err
 		}
@@ -107,7 +111,7 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 		}
 	}
 	e.opts = opts
-	if err := e.run(ctx, opts.JetStream); err != nil {
+	if err := e.run(ctx, opts.JetStream, nil); err != nil {
 		return err
 	}
 	if e.clusterLog != nil {
@@ -165,7 +169,7 @@ func storeError(dir string, err error) error {
 // beginLives looks whether the streams of a store that stands alone are what they were.
 func (e *embedded) beginLives(ctx context.Context) error {
 	e.config = e.server.Load().JetStreamConfig()
-	streams, err := e.streams()
+	streams, err := e.server.Load().streams()
 	if err != nil {
 		return err
 	}
@@ -182,8 +186,8 @@ func (e *embedded) beginLives(ctx context.Context) error {
 }
 
 // streams lists what the store holds.
-func (e *embedded) streams() ([]server.StreamDetail, error) {
-	info, err := e.server.Load().Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+func (s *instance) streams() ([]server.StreamDetail, error) {
+	info, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
 	if err != nil {
 		return nil, err
 	}
@@ -236,7 +240,7 @@ func (e *embedded) stop() error {
 	if e.cfg.Cluster != nil && e.lock != nil {
 		err = errors.Join(err, e.removeDoors())
 	}
-	if e.booted && err == nil {
+	if e.booted && err == nil && e.failure() == nil { // as below
 		err = e.endBoot()
 	}
 	if e.lives != nil {

@@ -96,7 +96,7 @@ func (r *review) poke(streams []string) {
 // standings are this member's.
 func (b *backend) standings(streams []string) map[string]standing {
 	local := map[string]server.StreamDetail{}
-	if all, err := b.node.streams(); err == nil { // otherwise it has none yet
+	if all, err := b.node.server.Load().streams(); err == nil { // otherwise it has none yet
 		for _, d := range all {
 			local[d.Name] = d
 		}

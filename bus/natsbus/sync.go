@@ -12,7 +12,8 @@ import (
 
 // Levels of Config.Sync beside an interval from 10ms to 2m, at which all files are synced.
 const (
-	// SyncAlways has a publish return when the disk has the message; one sync serves all that wait.
+	// SyncAlways has a publish return when the disk has the message; one sync serves all that wait, except in a cluster, where others
+	// can reach the server, and on Windows: there the server syncs each message by itself.
 	SyncAlways time.Duration = -1
 	// SyncFast leaves it to the system when the disk gets what was written, two minutes at most: JetStream's default.
 	SyncFast = 2 * time.Minute
@@ -21,6 +22,10 @@ const (
 // canGroupCommit says that this package syncs for those who wait, many at a time. Windows doesn't let the server
 // replace a file that somebody else has open: there it syncs each message by itself.
 const canGroupCommit = runtime.GOOS != "windows"
+
+// groupCommits reports whether this package syncs for those who wait, with SyncAlways: it sees what is acknowledged to this process,
+// and nothing else of what the server does.
+func (c *Config) groupCommits() bool { return canGroupCommit && c.Cluster == nil && !c.listens() }
 
 const leastInterval = 10 * time.Millisecond
 
