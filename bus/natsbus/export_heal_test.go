@@ -38,3 +38,6 @@ func SyncsAlways(b bus.Bus) (server, commits bool) {
 	backend := b.(*natsBus).backend
 	return backend.node.server.Load().JetStreamConfig().SyncAlways, backend.commits() != nil
 }
+
+// Break has the server in this process open its store again, as after a failed write.
+func Break(b bus.Bus) { b.(*natsBus).backend.node.broken("the store can't be written to") }

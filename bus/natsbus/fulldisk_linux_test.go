@@ -208,3 +208,33 @@ func loopOf(t *testing.T, file string) string {
 	require.NoError(t, err)
 	return filepath.Base(strings.TrimSpace(string(out)))
 }
+
+func TestFullDisk_ofAServerThatOthersUseHealsForThem(t *testing.T) {
+	dir := smallDisk(t, 48<<20)
+	d := &thinDisk{dir: dir, ballast: filepath.Join(dir, "ballast")}
+	addr := fmt.Sprint("127.0.0.1:", freePort(t))
+	for _, level := range []string{"100ms", "always"} {
+		b, err := bus.Open(t.Context(), "nats:"+d.store()+"?listen="+addr+"&sync="+level, quietly(t))
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, b.Close(context.Background())) })
+		require.NoError(t, b.EnsureStreams(t.Context(), task))
+		other := openURL(t, "nats://"+addr)
+		var live collector
+		sub, err := other.Subscribe(t.Context(), "task", live.handle)
+		require.NoError(t, err)
+		d.fill(t, 4<<20)
+		var p acknowledged
+		require.ErrorIs(t, p.untilRefused(t, b, "task"), bus.ErrUnavailable)
+		require.ErrorContains(t, b.(bus.HealthChecker).Health(t.Context()), "no space left")
+		d.free(t)
+		eventually(t, healthy(b), "service again")
+		eventually(t, func() bool { return other.Publish(t.Context(), "task", []byte("-1")) == nil }, "for others")
+		p.requireHeld(t, b, "task")
+		p.requireHeld(t, other, "task")
+		eventually(t, func() bool { return len(live.texts()) > len(p.acked) }, "what was stored, to who was subscribed there")
+		require.NoError(t, sub.Err())
+		require.NoError(t, other.Close(t.Context()))
+		require.NoError(t, b.Close(t.Context()))
+		require.NoError(t, os.RemoveAll(d.store()))
+	}
+}

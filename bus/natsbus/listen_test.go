@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -135,6 +136,42 @@ func TestListen_nothingIsLostToOthersWhileTheStoreIsMended(t *testing.T) {
 		require.NoError(t, sub.Err())
 	}
 	t.Logf("%d acknowledged", len(acked))
+}
+
+func TestListen_theServerIsStartedAnewOnItsPortsAndMayBeClosedAtAnyTime(t *testing.T) {
+	t.Parallel() // most of it waits
+	dir, addr, leaves := t.TempDir(), fmt.Sprint("127.0.0.1:", freePort(t)), fmt.Sprint("127.0.0.1:", freePort(t))
+	url := "nats:" + dir + "?token=geheim&listen=" + addr + "&leaf-listen=" + leaves
+	answers := func(addr string) bool {
+		conn, err := net.Dial("tcp", addr)
+		return err == nil && conn.Close() == nil
+	}
+	var want []string
+	for i, until := range []func(b bus.Bus) bool{
+		func(bus.Bus) bool { return true },
+		func(bus.Bus) bool { return !answers(addr) },
+		func(b bus.Bus) bool {
+			return b.(bus.HealthChecker).Health(t.Context()) == nil && answers(addr) && answers(leaves)
+		},
+	} {
+		b, err := bus.Open(t.Context(), url, quietly(t))
+		require.NoError(t, err)
+		require.NoError(t, b.EnsureStreams(t.Context(), task))
+		want = append(want, fmt.Sprint(i))
+		require.NoError(t, b.Publish(t.Context(), "task", []byte(want[i])))
+		natsbus.Break(b)
+		require.ErrorIs(t, b.Publish(t.Context(), "task", nil), bus.ErrUnavailable)
+		eventually(t, func() bool { return until(b) }, "the moment to close it")
+		require.NoError(t, b.Close(context.Background()))
+		require.False(t, answers(addr))
+	}
+	b, err := bus.Open(t.Context(), url)
+	require.NoError(t, err)
+	var got collector
+	_, err = b.Subscribe(t.Context(), "task", got.handle, bus.All())
+	require.NoError(t, err)
+	require.Equal(t, want, got.texts())
+	require.NoError(t, b.Close(context.Background()))
 }
 
 // The acknowledgements of others don't pass through this process.

@@ -235,7 +235,7 @@ func (e *embedded) stop() error {
 	var err error
 	if e.disk != nil {
 		// The server leaves its files to the system.
-		err = errors.Join(syncStore(e.disk.dir), e.disk.dir.Close())
+		err = e.disk.close()
 	}
 	if e.cfg.Cluster != nil && e.lock != nil {
 		err = errors.Join(err, e.removeDoors())

@@ -2,11 +2,14 @@ package natsbus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 	"time"
 
+	"github.com/jitney-go/jitney/bus"
 	"github.com/jitney-go/jitney/bus/internal/share"
 )
 
@@ -74,6 +77,9 @@ func parseSync(text string) (time.Duration, error) {
 type disk struct {
 	dir  *os.File
 	call share.Call[struct{}]
+
+	mu     sync.Mutex // while it syncs, so that dir stays open
+	closed bool
 }
 
 func openDisk(path string) (*disk, error) {
@@ -82,8 +88,23 @@ func openDisk(path string) (*disk, error) {
 		return nil, err
 	}
 	d := &disk{dir: dir}
-	d.call.Ask = func() (struct{}, error) { return struct{}{}, syncStore(dir) }
+	d.call.Ask = func() (struct{}, error) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.closed {
+			return struct{}{}, bus.ErrClosed // who asked has gone
+		}
+		return struct{}{}, syncStore(dir)
+	}
 	return d, nil
+}
+
+// close syncs a last time.
+func (d *disk) close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.closed = true
+	return errors.Join(syncStore(d.dir), d.dir.Close())
 }
 
 // sync returns when all that was written before the call is on the disk.

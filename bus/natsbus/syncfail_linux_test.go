@@ -187,6 +187,37 @@ func TestSyncFailure_isSaidAndWhatIsAcknowledgedSurvivesAPowerCut(t *testing.T) 
 	}
 }
 
+// The server syncs by itself what others have it store.
+func TestSyncFailure_ofAServerThatOthersUseLosesNothingOfTheirs(t *testing.T) {
+	d := newThinDisk(t)
+	addr := fmt.Sprint("127.0.0.1:", freePort(t))
+	b, err := bus.Open(t.Context(), "nats:"+filepath.Join(d.dir, "store")+"?sync=always&listen="+addr, quietly(t))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = b.Close(context.Background()) }) // the test closes it, unless it fails
+	require.NoError(t, b.EnsureStreams(t.Context(), bus.StreamConfig{Name: "S", Subjects: []string{"a"}}))
+	other := openURL(t, "nats://"+addr)
+	d.fill(t, 3<<20)
+	var p acknowledged
+	for healthy(b)() { // it leaves them without an answer
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		if err := other.Publish(ctx, "a", fmt.Appendf(nil, "%d %s", p.next, strings.Repeat("x", 32<<10))); err == nil {
+			p.acked = append(p.acked, p.next)
+		}
+		cancel()
+		p.next++
+	}
+	require.ErrorContains(t, b.(bus.HealthChecker).Health(t.Context()), "can't be written to")
+	before := acknowledged{acked: p.acked[:len(p.acked)-1]} // as above
+	before.requireHeld(t, d.cut(t), "a")
+	d.free(t)
+	eventually(t, healthy(b), "service again")
+	eventually(t, func() bool { return p.publish(t, other, "a") == nil }, "for others")
+	p.requireHeld(t, other, "a")
+	p.requireHeld(t, d.cut(t), "a")
+	require.NoError(t, other.Close(t.Context()))
+	require.NoError(t, b.Close(t.Context()))
+}
+
 func TestSyncFailure_isSaidToAllWhoWaitTogether(t *testing.T) {
 	d := newThinDisk(t)
 	b, err := bus.Open(t.Context(), "nats:"+filepath.Join(d.dir, "store")+"?sync=always")
