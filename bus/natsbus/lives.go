@@ -173,7 +173,11 @@ func (l *lives) compareOneLocked(s server.StreamDetail, crashed bool) (lost stri
 	known := l.known[s.Name]
 	added := known == nil || known.Created != s.Created.UnixNano()
 	if added {
-		l.add(s.Name, s.Created)
+		life := ""
+		if s.Config != nil {
+			life = s.Config.Metadata[lifeKey]
+		}
+		l.add(s.Name, s.Created, life)
 		known = l.known[s.Name]
 	}
 	known.mu.Lock() // what was on its way when the store failed may still be given to somebody
@@ -188,8 +192,9 @@ func (l *lives) compareOneLocked(s server.StreamDetail, crashed bool) (lost stri
 	return lost, l.write(known)
 }
 
-// add makes a stream known. Its place is a free one.
-func (l *lives) add(name string, created time.Time) {
+// add makes a stream known, in the life that its metadata tells, if it does: somebody may have made it with another one's. Its place is
+// a free one.
+func (l *lives) add(name string, created time.Time, life string) {
 	used := map[int64]bool{}
 	for other, known := range l.known {
 		used[known.Place] = other != name
@@ -198,7 +203,15 @@ func (l *lives) add(name string, created time.Time) {
 	for used[place] {
 		place++
 	}
-	l.known[name] = &life{Created: created.UnixNano(), Place: place}
+	l.known[name] = newKnown(created, place, life)
+}
+
+func newKnown(created time.Time, place int64, told string) *life {
+	number, err := strconv.ParseUint(told, 36, 64)
+	if err != nil || strconv.FormatUint(number, 36) != told {
+		number = 0 // it isn't ours
+	}
+	return &life{Created: created.UnixNano(), Number: number, Place: place}
 }
 
 // save records what is known. open says that the store is in use.
@@ -220,19 +233,32 @@ func (l *lives) recordLocked(open bool) ([]byte, error) {
 	return json.Marshal(livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootID(), Place: place, Streams: l.known})
 }
 
-// epoch of a stream that was created at a time.
+// epoch of a stream that was created at a time. Clients of the server make the same of its metadata.
 func (l *lives) epoch(name string, created time.Time) string {
-	base := strconv.FormatInt(created.UnixNano(), 36)
+	return epochOf(created, l.life(name, created))
+}
+
+// life is the number of a stream's life as its metadata is to tell it; empty: it has had no other one.
+func (l *lives) life(name string, created time.Time) string {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if known := l.known[name]; known != nil && known.Created == created.UnixNano() && known.Number > 0 {
-		return base + "-" + strconv.FormatUint(known.Number, 36)
+		return strconv.FormatUint(known.Number, 36)
 	}
-	return base
+	return ""
 }
 
-// created makes a stream known that has just been created.
-func (l *lives) created(name string, created time.Time) error {
+// epochOf is the epoch of a stream that was created at a time, in one of its lives.
+func epochOf(created time.Time, life string) string {
+	epoch := strconv.FormatInt(created.UnixNano(), 36)
+	if life != "" {
+		epoch += "-" + life
+	}
+	return epoch
+}
+
+// created makes a stream known that has just been created, in the life that its metadata tells.
+func (l *lives) created(name string, created time.Time, life string) error {
 	l.mu.RLock()
 	known := l.known[name]
 	l.mu.RUnlock()
@@ -244,7 +270,7 @@ func (l *lives) created(name string, created time.Time) error {
 		l.mu.Unlock()
 		return nil // its caller has gone
 	}
-	l.add(name, created)
+	l.add(name, created, life)
 	err := l.write(l.known[name])
 	l.mu.Unlock()
 	return errors.Join(err, l.save(true))

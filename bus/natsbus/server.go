@@ -183,7 +183,7 @@ func (e *embedded) beginLives(ctx context.Context) error {
 
 // streams lists what the store holds.
 func (e *embedded) streams() ([]server.StreamDetail, error) {
-	info, err := e.server.Load().Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	info, err := e.server.Load().Jsz(&server.JSzOptions{Accounts: true, Streams: true, Config: true})
 	if err != nil {
 		return nil, err
 	}
