@@ -58,6 +58,10 @@ func (b *backend) tryTellLives(ctx context.Context) error {
 		if len(names) == 0 {
 			return b.keepTold(ctx, told)
 		}
+		// The server would leave half a config behind.
+		if err := b.server.tryRoom(streamRoom); err != nil {
+			return fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+		}
 		if try > changeTries {
 			return fmt.Errorf("%w: the metadata of streams %v is changed by somebody else at the same time", bus.ErrUnavailable, names)
 		}

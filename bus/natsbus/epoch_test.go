@@ -3,8 +3,10 @@ package natsbus_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -22,9 +24,9 @@ type served struct {
 
 var sole = bus.StreamConfig{Name: "S", Subjects: []string{"a"}}
 
-func serveStore(t *testing.T) *served {
+func serveStore(t *testing.T, dir string) *served {
 	t.Helper()
-	s := &served{dir: filepath.Join(t.TempDir(), "store"), addr: fmt.Sprint("127.0.0.1:", freePort(t))}
+	s := &served{dir: filepath.Join(dir, "store"), addr: fmt.Sprint("127.0.0.1:", freePort(t))}
 	s.start(t)
 	require.NoError(t, s.open.EnsureStreams(t.Context(), sole))
 	return s
@@ -117,7 +119,7 @@ func requireAgreed(t *testing.T, buses ...bus.Bus) (epoch string) {
 }
 
 func TestLives_aClientThatResumesIsToldWhatTheServerHasLost(t *testing.T) {
-	s := serveStore(t)
+	s := serveStore(t, t.TempDir())
 	stays := s.client(t)
 	var live collector
 	_, err := stays.Subscribe(t.Context(), "a", live.handle, bus.OnError(live.hook))
@@ -145,7 +147,7 @@ func TestLives_aClientThatResumesIsToldWhatTheServerHasLost(t *testing.T) {
 }
 
 func TestLives_clientsSeeTheEpochWhateverTheyDoToTheStream(t *testing.T) {
-	s := serveStore(t)
+	s := serveStore(t, t.TempDir())
 	s.lose(t)
 	s.start(t)
 	client := s.client(t)
@@ -187,4 +189,47 @@ func TestLives_clientsSeeTheEpochWhateverTheyDoToTheStream(t *testing.T) {
 	}, "the stream that was made of the old one's config")
 	requireAgreed(t, s.open, client)
 	s.end(t)
+}
+
+// loseInPlace has a store that is open, and looks for damage each second, lose the newest messages of its small stream.
+func loseInPlace(t *testing.T, dir string, b bus.Bus) {
+	t.Helper()
+	files := blockFiles(t, dir)
+	harmWhileOpen(t, dir, 10)
+	require.NoError(t, os.Remove(files[len(files)-1]))
+	eventually(t, func() bool {
+		err := b.(bus.HealthChecker).Health(t.Context())
+		return err != nil && strings.Contains(err.Error(), "messages of stream SMALL from 10 to 10")
+	}, "Health, which names the message")
+}
+
+func smallReceipt(t *testing.T, b bus.Bus) bus.Cursor {
+	t.Helper()
+	var r bus.Receipt
+	require.NoError(t, b.Publish(t.Context(), "small.1", make([]byte, 200), bus.WithReceipt(&r)))
+	return r.Cursor
+}
+
+func TestLives_aStoreThatIsMendedInPlaceIsAnotherEpochToAll(t *testing.T) {
+	for _, listens := range []bool{false, true} {
+		t.Run(fmt.Sprint("listens=", listens), func(t *testing.T) {
+			dir := t.TempDir()
+			filled(t, dir)
+			url, addr := "nats:"+dir+"?scrub=1s", fmt.Sprint("127.0.0.1:", freePort(t))
+			if listens {
+				url += "&listen=" + addr
+			}
+			own := openURL(t, url, bus.WithLogger(slog.New(slog.DiscardHandler)))
+			buses := []bus.Bus{own}
+			if listens {
+				buses = append(buses, openURL(t, "nats://"+addr))
+			}
+			before := smallReceipt(t, own)
+			loseInPlace(t, dir, own)
+			for _, b := range buses {
+				eventually(t, func() bool { return smallReceipt(t, b).Epoch() != before.Epoch() }, "another epoch")
+				require.Equal(t, smallReceipt(t, own).Epoch(), smallReceipt(t, b).Epoch())
+			}
+		})
+	}
 }

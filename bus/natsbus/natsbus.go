@@ -345,6 +345,12 @@ func (b *backend) renewHealed() {
 	ctx, cancel := b.node.untilStopped()
 	defer cancel()
 	b.tellLives(ctx)
+	b.mu.Lock()
+	changed := b.changed
+	b.mu.Unlock()
+	if changed != nil {
+		changed() // receipts are to have the new epochs
+	}
 }
 
 func (b *backend) Limits() driver.Limits {
