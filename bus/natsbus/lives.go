@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -95,13 +96,14 @@ type livesRecord struct {
 	Closed  int64            `json:"closed,omitempty"` // ns
 	Boot    string           `json:"boot"`             // of the machine
 	Place   string           `json:"place,omitempty"`  // of marksFile, which a copy doesn't have
+	Born    string           `json:"born,omitempty"`   // what bornOf says of the file itself; empty: nothing
 	Streams map[string]*life `json:"streams"`
 }
 
 // openLives reads what is known of the streams before the server opens them. fresh says that there are none.
 func openLives(dir string, fresh bool) (*lives, error) {
 	record := livesRecord{Streams: map[string]*life{}}
-	text, err := os.ReadFile(filepath.Join(dir, livesFile))
+	text, born, err := readBorn(filepath.Join(dir, livesFile))
 	if err == nil {
 		err = json.Unmarshal(text, &record)
 	}
@@ -119,8 +121,10 @@ func openLives(dir string, fresh bool) (*lives, error) {
 		}
 		l.known[name] = known
 	}
+	told := record.Born != "" && born != ""
 	place, changed := placeOf(l.marks)
-	if copied := record.Place != "" && record.Place != place && (record.Open || changed.After(l.since)); copied {
+	moved := record.Place != "" && record.Place != place && (record.Open || !told && changed.After(l.since))
+	if moved || told && record.Born != born {
 		l.clean, l.crashed = false, true // an older state may have been put back
 	}
 	// A crash of the machine may have taken what was handed out, also the marks.
@@ -219,18 +223,47 @@ func (l *lives) save(open bool) error {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.RLock()
-	text, err := l.recordLocked(open)
 	closed := l.closed
 	l.mu.RUnlock()
-	if err != nil || closed {
-		return err
+	if closed {
+		return nil
 	}
-	return replaceFile(filepath.Join(l.dir, livesFile), text)
+	return l.record(open)
 }
 
-func (l *lives) recordLocked(open bool) ([]byte, error) {
+// record writes it. l.saving is held.
+func (l *lives) record(open bool) error {
+	path, born := filepath.Join(l.dir, livesFile), ""
+	err := replaceFileBy(path, func(f *os.File) ([]byte, error) {
+		born = bornOf(f)
+		return l.text(open, born)
+	})
+	if err != nil || born == "" {
+		return err
+	}
+	// Some file systems give a file the time of the one that it replaces (file tunneling of Windows servers).
+	_, now, err := readBorn(path)
+	if err == nil && now != born {
+		err = replaceFileBy(path, func(*os.File) ([]byte, error) { return l.text(open, "") })
+	}
+	return err
+}
+
+func (l *lives) text(open bool, born string) ([]byte, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
 	place, _ := placeOf(l.marks)
-	return json.Marshal(livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootID(), Place: place, Streams: l.known})
+	return json.Marshal(livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootID(), Place: place, Born: born, Streams: l.known})
+}
+
+// readBorn reads a file, and what bornOf says of it.
+func readBorn(path string) (text []byte, born string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, "", err
+	}
+	text, err = io.ReadAll(f)
+	return text, bornOf(f), errors.Join(err, f.Close())
 }
 
 // epoch of a stream that was created at a time. Clients of the server make the same of its metadata.
@@ -310,10 +343,6 @@ func (l *lives) close(clean bool) error {
 	defer l.saving.Unlock()
 	l.mu.Lock()
 	l.closed = true
-	text, err := l.recordLocked(!clean)
 	l.mu.Unlock()
-	if err == nil {
-		err = replaceFile(filepath.Join(l.dir, livesFile), text)
-	}
-	return errors.Join(err, l.marks.Close())
+	return errors.Join(l.record(!clean), l.marks.Close())
 }
