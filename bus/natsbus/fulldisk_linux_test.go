@@ -78,6 +78,7 @@ func TestFullDisk_isWhatEnsureStreamsSays(t *testing.T) {
 	require.ErrorIs(t, err, bus.ErrUnavailable)
 	require.ErrorContains(t, err, "OTHER")
 	require.ErrorContains(t, err, "no space left")
+	require.EqualError(t, b.EnsureStreams(t.Context(), other), err.Error(), "the text stays the same")
 	d.free(t)
 	eventually(t, healthy(b), "service")
 	require.NoError(t, b.EnsureStreams(t.Context(), other))

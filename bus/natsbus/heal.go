@@ -338,14 +338,14 @@ func (e *embedded) rewriteFile(path string, mode fs.FileMode) error {
 	}
 	f, err := os.CreateTemp(e.dir, roomPrefix)
 	if err != nil {
-		return err
+		return e.noRoom(err)
 	}
 	_, err = f.Write(text)
 	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
+		err = errors.Join(fmt.Errorf("write %s anew: %w", path, withoutPath(err)), os.Remove(f.Name()))
 	}
 	return err
 }
@@ -398,14 +398,19 @@ func (e *embedded) removeRooms() error {
 func (e *embedded) tryRoom(room int) error {
 	f, err := os.CreateTemp(e.dir, roomPrefix)
 	if err != nil {
-		return err
+		return e.noRoom(err)
 	}
 	_, err = f.Write(make([]byte, room))
 	if err == nil && room >= healRoom {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close(), os.Remove(f.Name())); err != nil {
-		return fmt.Errorf("no room in %s: %w", e.dir, err)
+	return e.noRoom(cmp.Or(err, f.Close(), os.Remove(f.Name())))
+}
+
+// noRoom leaves out the name of the file that was tried, so that the text stays the same.
+func (e *embedded) noRoom(err error) error {
+	if err != nil {
+		return fmt.Errorf("no room in %s: %w", e.dir, withoutPath(err))
 	}
 	return nil
 }

@@ -88,8 +88,34 @@ func TestOpen_saysThatAStoreIsReadOnly(t *testing.T) {
 	_, err := natsbus.Open(t.Context(), store)
 	require.ErrorContains(t, err, store)
 	require.ErrorContains(t, err, "read-only file system")
+	requireFault(t, err)
 	require.NoError(t, syscall.Mount("", dir, "", syscall.MS_REMOUNT, ""))
 	require.Equal(t, 10, len(held(t, store)), "it was left as it was")
+}
+
+func TestOpen_saysThatADiskIsFull(t *testing.T) {
+	dir := smallDisk(t, 16<<20)
+	d := &thinDisk{dir: dir, ballast: filepath.Join(dir, "ballast")}
+	d.fill(t, 0)
+	_, err := natsbus.Open(t.Context(), d.store()) // a new one
+	requireFault(t, err)
+	d.free(t)
+	stored(t, d.store(), 10)
+	d.fill(t, 0)
+	_, err = natsbus.Open(t.Context(), d.store())
+	requireFault(t, err)
+	require.ErrorContains(t, err, d.store())
+	require.ErrorContains(t, err, "no space left on device")
+	d.free(t)
+	require.Equal(t, 10, len(held(t, d.store())), "it was left as it was")
+}
+
+// requireFault requires of an error that it is one of the disk, and not of the user's.
+func requireFault(t *testing.T, err error) {
+	t.Helper()
+	require.ErrorIs(t, err, bus.ErrUnavailable)
+	require.ErrorContains(t, err, "make room or mend the disk")
+	require.NotContains(t, err.Error(), "this user")
 }
 
 // held is what a stream holds.

@@ -57,6 +57,7 @@ func TestFullDisk_ofAMemberIsSaidAndHealsWhenThereIsRoom(t *testing.T) {
 	require.ErrorContains(t, said, d.store())
 	require.ErrorContains(t, said, "no space left")
 	require.ErrorContains(t, said, "make room or mend the disk, and this member comes back")
+	require.NotContains(t, said.Error(), "room-", "the name of a file that is another one each time")
 	requireHealthy(t, buses[1:]...)
 	for _, b := range buses {
 		for have := len(p.acked); len(p.acked) < have+10; {

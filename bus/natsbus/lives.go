@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -118,6 +119,7 @@ type livesRecord struct {
 	Closed  int64            `json:"closed,omitempty"` // ns
 	Boot    string           `json:"boot"`             // of the machine
 	Place   string           `json:"place,omitempty"`  // of marksFile, which a copy doesn't have
+	Born    string           `json:"born,omitempty"`   // what bornOf says of the file itself; empty: nothing
 	Streams map[string]*life `json:"streams"`
 	Found   []foundDamage    `json:"found,omitempty"` // and told to nobody
 }
@@ -133,7 +135,7 @@ type foundDamage struct {
 // openLives reads what is known of the streams before the server opens them. fresh says that there are none.
 func openLives(dir string, fresh bool) (*lives, error) {
 	record := livesRecord{Streams: map[string]*life{}}
-	text, err := os.ReadFile(filepath.Join(dir, livesFile))
+	text, born, err := readBorn(filepath.Join(dir, livesFile))
 	if err == nil {
 		err = json.Unmarshal(text, &record)
 	}
@@ -154,8 +156,10 @@ func openLives(dir string, fresh bool) (*lives, error) {
 		}
 		l.known[name] = known
 	}
+	told := record.Born != "" && born != ""
 	place, changed := placeOf(l.marks)
-	if copied := record.Place != "" && record.Place != place && (record.Open || changed.After(l.since)); copied {
+	moved := record.Place != "" && record.Place != place && (record.Open || !told && changed.After(l.since))
+	if moved || told && record.Born != born {
 		l.clean, l.crashed = false, true // an older state may have been put back
 	}
 	// A crash of the machine may have taken what was handed out, also the marks.
@@ -211,7 +215,11 @@ func (l *lives) compareOneLocked(s server.StreamDetail, crashed bool) (lost stri
 	known := l.known[s.Name]
 	added := known == nil || known.Created != s.Created.UnixNano()
 	if added {
-		l.add(s.Name, s.Created)
+		life := ""
+		if s.Config != nil {
+			life = s.Config.Metadata[lifeKey]
+		}
+		l.add(s.Name, s.Created, life)
 		known = l.known[s.Name]
 	}
 	known.mu.Lock() // what was on its way when the store failed may still be given to somebody
@@ -226,8 +234,9 @@ func (l *lives) compareOneLocked(s server.StreamDetail, crashed bool) (lost stri
 	return lost, l.write(known)
 }
 
-// add makes a stream known. Its place is a free one.
-func (l *lives) add(name string, created time.Time) {
+// add makes a stream known, in the life that its metadata tells, if it does: somebody may have made it with another one's. Its place is
+// a free one.
+func (l *lives) add(name string, created time.Time, life string) {
 	used := map[int64]bool{}
 	for other, known := range l.known {
 		used[known.Place] = other != name
@@ -236,7 +245,15 @@ func (l *lives) add(name string, created time.Time) {
 	for used[place] {
 		place++
 	}
-	l.known[name] = &life{Created: created.UnixNano(), Place: place}
+	l.known[name] = newKnown(created, place, life)
+}
+
+func newKnown(created time.Time, place int64, told string) *life {
+	number, err := strconv.ParseUint(told, 36, 64)
+	if err != nil || strconv.FormatUint(number, 36) != told {
+		number = 0 // it isn't ours
+	}
+	return &life{Created: created.UnixNano(), Number: number, Place: place}
 }
 
 // save records what is known. open says that the store is in use.
@@ -244,14 +261,14 @@ func (l *lives) save(open bool) error {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
-	text, err := l.recordLocked(open)
 	closed := l.closed
 	l.more = false
 	l.mu.Unlock()
-	if err != nil || closed {
-		return err
+	if closed {
+		return nil
 	}
-	if err = replaceFile(filepath.Join(l.dir, livesFile), text); err != nil {
+	err := l.record(open)
+	if err != nil {
 		l.mu.Lock()
 		l.more = true
 		l.mu.Unlock()
@@ -259,32 +276,78 @@ func (l *lives) save(open bool) error {
 	return err
 }
 
-func (l *lives) recordLocked(open bool) ([]byte, error) {
+// record writes it. l.saving is held.
+func (l *lives) record(open bool) error {
+	path, born := filepath.Join(l.dir, livesFile), ""
+	err := replaceFileBy(path, func(f *os.File) ([]byte, error) {
+		born = bornOf(f)
+		return l.text(open, born)
+	})
+	if err != nil || born == "" {
+		return err
+	}
+	// Some file systems give a file the time of the one that it replaces (file tunneling of Windows servers).
+	_, now, err := readBorn(path)
+	if err == nil && now != born {
+		err = replaceFileBy(path, func(*os.File) ([]byte, error) { return l.text(open, "") })
+	}
+	return err
+}
+
+func (l *lives) text(open bool, born string) ([]byte, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
 	record := l.was
-	if l.begun {
+	switch {
+	case l.begun:
 		place, _ := placeOf(l.marks)
 		record = livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootID(), Place: place}
+	case l.crashed:
+		record.Open, record.Boot = true, "" // also if the file doesn't tell it any more
 	}
-	record.Streams, record.Found = l.known, nil
+	record.Born, record.Streams, record.Found = born, l.known, nil
 	for _, d := range l.found {
 		record.Found = append(record.Found, foundDamage{d.stream, hole{d.after, d.before}, d.path, d.kept})
 	}
 	return json.Marshal(record)
 }
 
-// epoch of a stream that was created at a time.
+// readBorn reads a file, and what bornOf says of it.
+func readBorn(path string) (text []byte, born string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, "", err
+	}
+	text, err = io.ReadAll(f)
+	return text, bornOf(f), errors.Join(err, f.Close())
+}
+
+// epoch of a stream that was created at a time. Clients of the server make the same of its metadata.
 func (l *lives) epoch(name string, created time.Time) string {
-	base := strconv.FormatInt(created.UnixNano(), 36)
+	return epochOf(created, l.life(name, created))
+}
+
+// life is the number of a stream's life as its metadata is to tell it; empty: it has had no other one.
+func (l *lives) life(name string, created time.Time) string {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if known := l.known[name]; known != nil && known.Created == created.UnixNano() && known.Number > 0 {
-		return base + "-" + strconv.FormatUint(known.Number, 36)
+		return strconv.FormatUint(known.Number, 36)
 	}
-	return base
+	return ""
 }
 
-// created makes a stream known that has just been created.
-func (l *lives) created(name string, created time.Time) error {
+// epochOf is the epoch of a stream that was created at a time, in one of its lives.
+func epochOf(created time.Time, life string) string {
+	epoch := strconv.FormatInt(created.UnixNano(), 36)
+	if life != "" {
+		epoch += "-" + life
+	}
+	return epoch
+}
+
+// created makes a stream known that has just been created, in the life that its metadata tells.
+func (l *lives) created(name string, created time.Time, life string) error {
 	l.mu.RLock()
 	known := l.known[name]
 	l.mu.RUnlock()
@@ -296,7 +359,7 @@ func (l *lives) created(name string, created time.Time) error {
 		l.mu.Unlock()
 		return nil // its caller has gone
 	}
-	l.add(name, created)
+	l.add(name, created, life)
 	err := l.write(l.known[name])
 	l.mu.Unlock()
 	return errors.Join(err, l.save(true))
@@ -336,10 +399,6 @@ func (l *lives) close(clean bool) error {
 	defer l.saving.Unlock()
 	l.mu.Lock()
 	l.closed = true
-	text, err := l.recordLocked(!clean)
 	l.mu.Unlock()
-	if err == nil {
-		err = replaceFile(filepath.Join(l.dir, livesFile), text)
-	}
-	return errors.Join(err, l.marks.Close())
+	return errors.Join(l.record(!clean), l.marks.Close())
 }

@@ -2,6 +2,7 @@ package natsbus_test
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -137,6 +138,52 @@ func TestLives_aCopyThatIsPutBackIsAnotherEpochEachTime(t *testing.T) {
 		require.Equal(t, 1, got.told(bus.ErrGap))
 		require.Len(t, got.texts(), 11, "all of the backup and the next one")
 	}
+}
+
+// A copy may be written over the files that it replaces, which stay the same files to the system; and where files were removed, ext4
+// gives their numbers to the next ones.
+func TestLives_aCopyThatIsWrittenOverTheStoreIsAnotherEpoch(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("nothing tells here when a file was made")
+	}
+	dir, backup := filepath.Join(t.TempDir(), "store"), filepath.Join(t.TempDir(), "backup")
+	stored(t, dir, 10)
+	require.NoError(t, os.CopyFS(backup, os.DirFS(dir)))
+	c := stored(t, dir, 5)
+	require.NoError(t, filepath.WalkDir(backup, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		relative, err := filepath.Rel(backup, path)
+		require.NoError(t, err)
+		return os.WriteFile(filepath.Join(dir, relative), text, 0o600)
+	}))
+	stored(t, dir, 15) // more than were lost
+	got := resumed(t, dir, c)
+	require.Equal(t, 1, got.told(bus.ErrGap), "without it five messages would be missed in silence")
+	require.Len(t, got.texts(), 10+15+1)
+}
+
+// Kubernetes does it each time it mounts a volume for a group of users (fsGroup).
+func TestLives_aChangeOfTheOwnerKeepsTheEpoch(t *testing.T) {
+	dir := t.TempDir()
+	c := stored(t, dir, 10)
+	require.NoError(t, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		require.NoError(t, err)
+		if runtime.GOOS != "windows" {
+			require.NoError(t, os.Lchown(path, -1, os.Getgid()))
+		}
+		return os.Chmod(path, info.Mode().Perm()|0o060)
+	}))
+	got := resumed(t, dir, c)
+	require.Equal(t, []string{"next"}, got.texts())
+	require.Zero(t, got.told(bus.ErrGap))
 }
 
 func TestLives_aMovedStoreKeepsItsEpoch(t *testing.T) {

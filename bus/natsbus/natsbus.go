@@ -94,6 +94,11 @@ type backend struct {
 	lacks share.Call[[]string] // what it hasn't, and should have
 	room  share.Call[struct{}] // whether its store could be written to
 
+	// Of a server whose store is its alone.
+	listened bool         // others can reach it
+	untold   atomic.Bool  // the metadata of a stream was seen not to say in which life it is
+	tellNext atomic.Int64 // when that is told again, after it has failed; ns
+
 	watch    *nats.Subscription
 	stopPoll chan struct{}
 	polled   sync.WaitGroup
@@ -125,7 +130,9 @@ func (e *embedded) open(ctx context.Context, opts *server.Options, o bus.OpenOpt
 		return nil, errors.Join(err, e.stop())
 	}
 	if b.server != nil {
-		e.watch(b.interrupt, b.renew, b.tellDamage)
+		b.listened = shared
+		e.watch(b.interrupt, b.renewHealed, b.tellDamage)
+		b.tellLives(ctx)
 		if round := cmp.Or(e.cfg.Scrub, defaultScrub); round > 0 {
 			e.background.Go(func() { e.scrub(round) })
 		}
@@ -295,6 +302,7 @@ func (b *backend) poll(changed func()) {
 		select {
 		case <-tick.C:
 			if b.rc.IsConnected() {
+				b.tellAgain()
 				changed()
 			}
 		case <-b.stopPoll:
@@ -334,6 +342,20 @@ func (b *backend) renew() {
 	}
 	for p := range b.shares {
 		p.stopped.Go(p.pauseAndAskAgain)
+	}
+}
+
+// renewHealed does it for a store that was opened again.
+func (b *backend) renewHealed() {
+	b.renew()
+	ctx, cancel := b.node.untilStopped()
+	defer cancel()
+	b.tellLives(ctx)
+	b.mu.Lock()
+	changed := b.changed
+	b.mu.Unlock()
+	if changed != nil {
+		changed() // receipts are to have the new epochs
 	}
 }
 

@@ -186,27 +186,11 @@ func (b *backend) makeAgain(ctx context.Context, stream, text string) error {
 // changed meanwhile is looked for afterwards.
 func (b *backend) changeMetadata(ctx context.Context, name string, change func(m map[string]string)) error {
 	for try := 1; ; try++ {
-		info, raw, err := b.rawInfo(ctx, name)
-		if err != nil {
-			return err
-		}
-		metadata := maps.Clone(info.Config.Metadata)
-		if metadata == nil {
-			metadata = map[string]string{}
-		}
-		change(metadata)
-		if maps.Equal(metadata, info.Config.Metadata) {
-			return nil
-		}
-		if try > changeTries {
+		if try > changeTries+1 {
 			return fmt.Errorf("%w: the metadata of stream %s is changed by somebody else at the same time", bus.ErrUnavailable, name)
 		}
-		config, err := decodeConfig(raw)
-		if err != nil {
-			return err
-		}
-		config["metadata"] = metadata
-		if err := b.ask(ctx, "$JS.API.STREAM.UPDATE."+name, config, nil); err != nil {
+		changed, err := b.changeOnce(ctx, name, func(_ *streamInfo, m map[string]string) { change(m) })
+		if err != nil || !changed {
 			return err
 		}
 		if !sleep(ctx, changeLook) {

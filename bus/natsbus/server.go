@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -159,11 +160,25 @@ func (e *embedded) lockDir() error {
 
 // storeError says what to do about a directory that can't be used.
 func storeError(dir string, err error) error {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
-		err = pathErr.Err
+	err = withoutPath(err)
+	if isDiskFault(err) {
+		return fmt.Errorf("%w: the data directory %s can't be used: %w; make room or mend the disk", bus.ErrUnavailable, dir, err)
 	}
 	return fmt.Errorf("the data directory %s can't be used: %w; give one that this user can write to", dir, err)
+}
+
+// isDiskFault reports whether a disk is full or out of order, which another user or directory there would meet, too.
+func isDiskFault(err error) bool {
+	return slices.ContainsFunc(diskFaults, func(fault error) bool { return errors.Is(err, fault) })
+}
+
+// withoutPath is what the system says, without the path of a file that a reader knows nothing of.
+func withoutPath(err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) {
+		return pathErr.Err
+	}
+	return err
 }
 
 // beginLives looks whether the streams of a store that stands alone are what they were.
@@ -180,14 +195,16 @@ func (e *embedded) beginLives(ctx context.Context) error {
 	e.tellLost(lost)
 	if !e.lives.clean {
 		// What a killed process has left to the system isn't dirty to this server.
-		return e.disk.sync(ctx)
+		if err = e.disk.sync(ctx); isDiskFault(err) {
+			err = storeError(e.dir, err)
+		}
 	}
-	return nil
+	return err
 }
 
 // streams lists what the store holds.
 func (s *instance) streams() ([]server.StreamDetail, error) {
-	info, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true})
+	info, err := s.Jsz(&server.JSzOptions{Accounts: true, Streams: true, Config: true})
 	if err != nil {
 		return nil, err
 	}

@@ -133,11 +133,19 @@ func unmarkedOwner(dir string) (string, error) {
 
 // replaceFile writes a file, whole or not at all, also when the machine stops.
 func replaceFile(path string, text []byte) error {
+	return replaceFileBy(path, func(*os.File) ([]byte, error) { return text, nil })
+}
+
+// replaceFileBy does it with a text that is made when the file is there.
+func replaceFileBy(path string, textOf func(f *os.File) ([]byte, error)) error {
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
+	text, err := textOf(f)
+	if err == nil {
+		_, err = f.Write(text)
+	}
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}

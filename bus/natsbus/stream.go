@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -54,11 +53,7 @@ func (b *backend) epoch(i *streamInfo) string {
 	if b.server != nil {
 		return b.server.lives.epoch(i.Config.Name, i.Created)
 	}
-	epoch := strconv.FormatInt(i.Created.UnixNano(), 36)
-	if life := i.Config.Metadata[lifeKey]; life != "" {
-		epoch += "-" + life
-	}
-	return epoch
+	return epochOf(i.Created, i.Config.Metadata[lifeKey])
 }
 
 // first is the sequence of the oldest message, or the one that the next will have.
@@ -102,8 +97,13 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 		}
 		if b.server != nil {
 			for i := range page.Streams {
-				if err := b.server.lives.created(page.Streams[i].Config.Name, page.Streams[i].Created); err != nil {
+				info := &page.Streams[i]
+				name, life := info.Config.Name, info.Config.Metadata[lifeKey]
+				if err := b.server.lives.created(name, info.Created, life); err != nil {
 					return nil, fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
+				}
+				if life != b.server.lives.life(name, info.Created) {
+					b.untold.Store(true) // somebody has replaced the config
 				}
 			}
 		}
