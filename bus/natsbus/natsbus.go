@@ -350,6 +350,11 @@ func (b *backend) renewHealed() {
 	b.renew()
 	ctx, cancel := b.node.untilStopped()
 	defer cancel()
+	for !b.nc.IsConnected() || !b.rc.IsConnected() { // another server has taken the place of the one that was connected to
+		if b.nc.IsClosed() || !sleep(ctx, pause) {
+			return
+		}
+	}
 	b.tellLives(ctx)
 	b.mu.Lock()
 	changed := b.changed
