@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"maps"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
@@ -127,21 +128,20 @@ func (m *Cluster) checkRoutes(routes []string) error {
 
 // checkOwnRoute refuses a member that the others' routes can't name: once it had joined, more than half of the members would include it for ever.
 func (m *Cluster) checkOwnRoute(routes []string) error {
-	name, own := "route-listen", m.Listen
+	own := []string{m.Listen}
 	if m.Advertise != "" {
-		name, own = "route-advertise", m.Advertise
-	}
-	_, port, err := splitAddr(name, own)
-	if err != nil {
-		return err
+		own = append(own, m.Advertise)
 	}
 	for _, route := range routes {
-		if _, at, err := splitAddr("routes", route); err == nil && at == port {
-			return nil
+		_, at, err := net.SplitHostPort(route)
+		for _, addr := range own {
+			if _, port, ownErr := net.SplitHostPort(addr); err == nil && ownErr == nil && at == port {
+				return nil
+			}
 		}
 	}
-	return fmt.Errorf("parameter %q doesn't name this member: none of %s has the port of %q, %s: want all members, this one too. "+
-		"Where the others reach this one by another address, give it as %q", "routes", strings.Join(routes, ","), name, own, "route-advertise")
+	return fmt.Errorf("parameter %q doesn't name this member: none of %s has the port of %s: want all members, this one too. "+
+		"Where the others reach this one by another address, give it as %q", "routes", strings.Join(routes, ","), strings.Join(own, " or "), "route-advertise")
 }
 
 const maxReplicas = 5

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -145,7 +146,11 @@ func TestCluster_letsNobodyInWithoutTheSecretAndACertificate(t *testing.T) {
 		routes = append(routes, fmt.Sprint("127.0.0.1:", freePort(t)))
 	}
 	url := func(member, listen string, more string) string {
-		return "nats:" + filepath.Join(dir, member) + "?cluster=chat&member=" + member + "&route-listen=" + listen + "&routes=" + strings.Join(routes, ",") + more
+		all := routes
+		if !slices.Contains(routes, listen) {
+			all = append(slices.Clone(routes), listen)
+		}
+		return "nats:" + filepath.Join(dir, member) + "?cluster=chat&member=" + member + "&route-listen=" + listen + "&routes=" + strings.Join(all, ",") + more
 	}
 	open := func(ctx context.Context, url string) (bus.Bus, error) { return bus.Open(ctx, url, quietly(t)) }
 	buses := make([]bus.Bus, 3)
