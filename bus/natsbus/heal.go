@@ -96,6 +96,7 @@ func (e *embedded) healLocked() {
 
 // heal opens the store again when there is room.
 func (e *embedded) heal() {
+	defer e.pinRefused()()
 	e.interrupt(e.failure())
 	ctx, cancel := e.untilStopped()
 	defer cancel()
@@ -312,26 +313,56 @@ const unsynced = time.Minute
 // rewrite has the disk take what was written since a sync has succeeded: what it refused is clean to the system, which
 // reads it from memory and never writes it again.
 func (e *embedded) rewrite(ctx context.Context) error {
+	_ = e.disk.sync(ctx) // tells what failed before
+	paths, err := e.refused()
+	for _, path := range paths {
+		if err = cmp.Or(err, ctx.Err()); err == nil {
+			err = e.rewriteFile(path)
+		}
+	}
+	return cmp.Or(err, e.disk.sync(ctx))
+}
+
+// refused lists the files that may have what the disk refused.
+func (e *embedded) refused() (paths []string, err error) {
 	e.mu.Lock()
 	since := e.brokenAt.Add(-e.level.interval - unsynced)
 	e.mu.Unlock()
-	_ = e.disk.sync(ctx) // tells what failed before
-	err := filepath.WalkDir(filepath.Join(e.dir, storeDir), func(path string, entry fs.DirEntry, err error) error {
+	err = filepath.WalkDir(filepath.Join(e.dir, storeDir), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
 		}
 		info, err := entry.Info()
-		if err != nil || info.ModTime().Before(since) {
-			return err
+		if err == nil && !info.ModTime().Before(since) {
+			paths = append(paths, path)
 		}
-		return cmp.Or(ctx.Err(), e.rewriteFile(path, info.Mode()))
+		return err
 	})
-	return cmp.Or(err, e.disk.sync(ctx))
+	return paths, err
+}
+
+// mostPinned is how many bytes of files are pinned at most.
+const mostPinned = 64 << 20
+
+// pinRefused keeps in memory what a sync has failed to write: to the system it is clean, so that it could drop it long before there is room.
+func (e *embedded) pinRefused() (release func()) {
+	e.mu.Lock()
+	failed := e.failed
+	e.mu.Unlock()
+	if !failed || e.cfg.Cluster != nil { // what a member lacks the others have
+		return func() {}
+	}
+	paths, _ := e.refused() // those that could be listed
+	return pin(paths, mostPinned)
 }
 
 // rewriteFile puts a copy in a file's place. Written once more where it is, ext4 would still take the places that the disk refused for
 // ones that were never written.
-func (e *embedded) rewriteFile(path string, mode fs.FileMode) error {
+func (e *embedded) rewriteFile(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -341,7 +372,7 @@ func (e *embedded) rewriteFile(path string, mode fs.FileMode) error {
 		return e.noRoom(err)
 	}
 	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err == nil {
+	if err = errors.Join(err, f.Chmod(info.Mode()), f.Sync(), f.Close()); err == nil {
 		err = os.Rename(f.Name(), path)
 	}
 	if err != nil {
