@@ -113,15 +113,15 @@ func TestListen_nothingIsLostToOthersWhileTheStoreIsMended(t *testing.T) {
 		}
 	})
 	mended := func() bool { return problems.told(bus.ErrGap) > 0 }
-	eventually(t, mended, "damage to be mended")
+	require.Eventually(t, mended, clusterPatience, 10*time.Millisecond, "damage to be mended")
 	for i := range buses {
 		last := fmt.Sprint("last of ", i)
-		eventually(t, func() bool {
+		require.Eventually(t, func() bool {
 			publish(buses[i], last)
 			mu.Lock()
 			defer mu.Unlock()
 			return slices.Contains(acked, last)
-		}, "service again")
+		}, clusterPatience, 10*time.Millisecond, "service again")
 	}
 	stopped()
 	require.ErrorContains(t, b.(bus.HealthChecker).Health(ctx), "LARGE", "that of the damage")
@@ -130,7 +130,7 @@ func TestListen_nothingIsLostToOthersWhileTheStoreIsMended(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, containsAll(all.texts(), acked), "acknowledged and lost")
 	for i := range buses {
-		eventually(t, func() bool { return containsAll(got[i].texts(), acked) && containsAll(done[i].texts(), acked) }, "all of them, to who was subscribed")
+		require.Eventually(t, func() bool { return containsAll(got[i].texts(), acked) && containsAll(done[i].texts(), acked) }, clusterPatience, 10*time.Millisecond, "all of them, to who was subscribed")
 	}
 	for _, sub := range subs {
 		require.NoError(t, sub.Err())
