@@ -225,14 +225,18 @@ func (n *noted) Write(text []byte) (int, error) {
 	return n.text.Write(text)
 }
 
+func (n *noted) String() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text.String()
+}
+
 // shownOnFailure keeps what is written, and shows it at the end of a test that has failed.
 func shownOnFailure(t *testing.T) *noted {
 	n := &noted{}
 	t.Cleanup(func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
 		if t.Failed() {
-			t.Log(n.text.String())
+			t.Log(n)
 		}
 	})
 	return n

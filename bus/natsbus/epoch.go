@@ -44,7 +44,7 @@ func (b *backend) tellLives(ctx context.Context) {
 	if err == nil || ctx.Err() != nil || errors.Is(err, bus.ErrClosed) {
 		return
 	}
-	b.tellNext.Store(time.Now().Add(tellPause).UnixNano())
+	b.tellLifeNext.Store(time.Now().Add(tellPause).UnixNano())
 	b.log.Warn("natsbus: clients can't be told yet that streams have lost their end; cursors of before may miss messages in silence there", "error", err)
 }
 
@@ -116,10 +116,10 @@ func (b *backend) keepTold(ctx context.Context, told map[string]bool) error {
 
 // tellAgain tells what was seen to be untold, if it is time.
 func (b *backend) tellAgain() {
-	if !b.untold.Load() || time.Now().UnixNano() < b.tellNext.Load() {
+	if !b.lifeUntold.Load() || time.Now().UnixNano() < b.tellLifeNext.Load() {
 		return
 	}
-	b.untold.Store(false)
+	b.lifeUntold.Store(false)
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
 	go func() {

@@ -96,8 +96,8 @@ func (e *embedded) healLocked() {
 
 // heal opens the store again when there is room.
 func (e *embedded) heal() {
+	e.interrupt(e.failure()) // before anything that could wait for the disk
 	defer e.pinRefused()()
-	e.interrupt(e.failure())
 	ctx, cancel := e.untilStopped()
 	defer cancel()
 	tick := time.NewTicker(healEvery)

@@ -95,9 +95,9 @@ type backend struct {
 	room  share.Call[struct{}] // whether its store could be written to
 
 	// Of a server whose store is its alone.
-	listened bool         // others can reach it
-	untold   atomic.Bool  // the metadata of a stream was seen not to say in which life it is
-	tellNext atomic.Int64 // when that is told again, after it has failed; ns
+	listened     bool         // others can reach it
+	lifeUntold   atomic.Bool  // the metadata of a stream was seen not to say in which life it is
+	tellLifeNext atomic.Int64 // when that is told again, after it has failed; ns
 
 	watch    *nats.Subscription
 	stopPoll chan struct{}

@@ -103,7 +103,7 @@ func (b *backend) Streams(ctx context.Context) ([]driver.Stream, error) {
 					return nil, fmt.Errorf("%w: %w", bus.ErrUnavailable, err)
 				}
 				if life != b.server.lives.life(name, info.Created) {
-					b.untold.Store(true) // somebody has replaced the config
+					b.lifeUntold.Store(true) // somebody has replaced the config
 				}
 			}
 		}
