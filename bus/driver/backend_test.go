@@ -479,21 +479,48 @@ func TestSubscribe_mayEndWhileItConnects(t *testing.T) {
 	require.Error(t, receive(t, failed))
 }
 
+// heldUp is a context that never ends, and holds up whoever wants to be called then.
+type heldUp struct {
+	context.Context
+	until chan struct{}
+}
+
+func (h heldUp) Done() <-chan struct{} { return make(chan struct{}) }
+
+func (h heldUp) AfterFunc(func()) (stop func() bool) {
+	<-h.until
+	return func() bool { return true }
+}
+
+// The streams change behind the second message, when Subscribe waits for the replay, and when it isn't as far yet.
 func TestSubscribe_doesNotRepeatAReplayInWhichTheStreamsChange(t *testing.T) {
-	var s scripted
-	b := open(t, &s)
-	s.store("1", "2", "3")
-	var got []string
-	_, err := b.Subscribe(t.Context(), "a.>", func(ctx context.Context, m *bus.Message) error {
-		if got = append(got, string(m.Data)); len(got) == 2 {
-			s.reconfigure("RENAMED", "a.>")
-			b.Changed()
-			<-ctx.Done()
-		}
-		return nil
-	}, bus.All())
-	require.ErrorIs(t, err, bus.ErrStreamChanged)
-	require.Equal(t, []string{"1", "2"}, got)
+	for _, early := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var s scripted
+			b := open(t, &s)
+			s.store("1", "2", "3")
+			var got []string
+			ended := make(chan struct{})
+			opts := []bus.SubscribeOption{bus.All()}
+			if early {
+				opts = append(opts, bus.Until(heldUp{t.Context(), ended}))
+			}
+			_, err := b.Subscribe(t.Context(), "a.>", func(ctx context.Context, m *bus.Message) error {
+				if got = append(got, string(m.Data)); len(got) == 2 {
+					if !early {
+						synctest.Wait()
+					}
+					s.reconfigure("RENAMED", "a.>")
+					b.Changed()
+					<-ctx.Done()
+					close(ended)
+				}
+				return nil
+			}, opts...)
+			require.ErrorIs(t, err, bus.ErrStreamChanged)
+			require.Equal(t, []string{"1", "2"}, got)
+		})
+	}
 }
 
 func TestSubscribe_endsWithItsContextWhileTheBackendHangsAndSaysSo(t *testing.T) {

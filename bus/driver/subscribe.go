@@ -80,8 +80,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 			}
 			return s, nil
 		}
-		again := errors.Is(err, errEnded) || errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged) ||
-			attempt == 0 && errors.Is(err, bus.ErrNoStream)
+		again := err != errBegun && (isChange(err) || attempt == 0 && errors.Is(err, bus.ErrNoStream))
 		if !again || attempt == 3 || ctx.Err() != nil {
 			switch {
 			case !again || errors.Is(err, bus.ErrNoStream) || errors.Is(err, bus.ErrStreamChanged):
@@ -187,6 +186,11 @@ func (b *Bus) attach(ctx context.Context, pattern string, handler bus.Handler, o
 	}
 	if err != nil {
 		s.end(err)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.last.IsZero() && isChange(err) {
+			err = errBegun
+		}
 		return nil, err
 	}
 	return s, nil
@@ -303,8 +307,18 @@ func (s *subscription) has(stream string) bool {
 	return slices.ContainsFunc(s.legs, func(l *leg) bool { return l.feed == nil && stream == "" || l.feed != nil && l.feed.name == stream })
 }
 
-// errEnded: the subscription has ended while it was being connected.
-var errEnded = errors.New("the subscription has ended")
+var (
+	// errEnded: the subscription has ended while it was being connected.
+	errEnded = errors.New("the subscription has ended")
+	// errBegun: what captures the pattern has changed while the subscription was being connected, and messages were handed over by
+	// then, which another try would repeat.
+	errBegun = fmt.Errorf("%w while its messages were handed over", bus.ErrStreamChanged)
+)
+
+// isChange reports whether an error tells that what captures a pattern was another while a subscription was being connected.
+func isChange(err error) bool {
+	return errors.Is(err, errEnded) || errors.Is(err, ErrNotCaptured) || errors.Is(err, ErrEpoch) || errors.Is(err, bus.ErrStreamChanged)
+}
 
 // startBehind is a start position of the driver's own: live, behind the sequence N.
 const startBehind bus.StartKind = 255
