@@ -391,7 +391,7 @@ func TestCluster_aMemberSaysThatItsMachineHasCrashed(t *testing.T) {
 			}
 			open(&said)
 			closeAll()
-			require.Equal(t, row.warns, strings.Contains(said.String(), "the machine has crashed under this member"), said.String())
+			require.Equal(t, row.warns, strings.Contains(said.String(), "the machine or the file system has crashed under this member"), said.String())
 		})
 	}
 }

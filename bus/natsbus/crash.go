@@ -37,7 +37,7 @@ const (
 // crash is what crashFile holds.
 type crash struct {
 	ID       string              `json:"id"`
-	Boot     string              `json:"boot"` // the start of the machine after it
+	Boot     string              `json:"boot"` // what bootOf said after it
 	Suspects map[string]*suspect `json:"suspects"`
 	Log      *logSuspicion       `json:"log,omitempty"`
 }
@@ -123,7 +123,7 @@ func (e *embedded) beginReview(crashed bool) (*review, error) {
 	if r.record.Suspects == nil {
 		r.record.Suspects = map[string]*suspect{}
 	}
-	if boot := bootID(); crashed && r.record.Boot != boot {
+	if boot := bootOf(e.dir); crashed && !sameBoot(r.record.Boot, boot) {
 		r.record.ID, r.record.Boot = newCrashID(), boot
 		names, err := subdirs(e.streamsDir())
 		for _, name := range names {

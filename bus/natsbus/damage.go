@@ -90,6 +90,9 @@ func (e *embedded) inspect(ctx context.Context) error {
 	if err != nil {
 		return storeError(e.dir, err)
 	}
+	if err := e.takeOver(ctx); err != nil {
+		return err
+	}
 	since := e.lives.since.Add(-clockTick)
 	if !e.lives.clean {
 		since = time.Time{}

@@ -41,3 +41,9 @@ func SyncsAlways(b bus.Bus) (server, commits bool) {
 
 // Break has the server in this process open its store again, as after a failed write.
 func Break(b bus.Bus) { b.(*natsBus).backend.node.broken("the store can't be written to") }
+
+// FailAtClose has the last sync of the store fail.
+func FailAtClose(t *testing.T, b bus.Bus) {
+	t.Helper()
+	require.NoError(t, b.(*natsBus).backend.node.disk.dir.Close())
+}

@@ -163,10 +163,15 @@ func TestReadOnly_underARunningProgramIsSaidAndLosesNothing(t *testing.T) {
 				}
 			}()
 			require.NoError(t, b.EnsureStreams(t.Context(), task))
+			var live collector
+			_, err = b.Subscribe(t.Context(), "task", live.handle)
+			require.NoError(t, err)
 			var p acknowledged
 			for range 10 {
 				require.NoError(t, p.publish(t, b, "task"))
 			}
+			eventually(t, func() bool { return len(live.texts()) == 10 }, "what was published")
+			last := live.messages[9].Cursor
 			if level != "always" {
 				run(t, "sync", "-f", dir)
 			}
@@ -198,6 +203,10 @@ func TestReadOnly_underARunningProgramIsSaidAndLosesNothing(t *testing.T) {
 				synced.requireHeld(t, again, "task")
 			}
 			require.NoError(t, again.Publish(t.Context(), "task", []byte("-1 again")))
+			var resumed collector
+			_, err = again.Subscribe(t.Context(), "task", resumed.handle, bus.After(last), bus.OnError(resumed.hook))
+			require.NoError(t, err)
+			require.Equal(t, 1, resumed.told(bus.ErrGap), "some may be lost behind it, and their sequences given again")
 		})
 	}
 }

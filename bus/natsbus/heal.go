@@ -57,6 +57,7 @@ func (e *embedded) broken(why string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.failed = true
+	e.refused = e.refused || strings.Contains(why, "error: sync ") // of the server's own
 	e.brokenLocked(why)
 }
 
@@ -98,6 +99,7 @@ func (e *embedded) healLocked() {
 func (e *embedded) heal() {
 	e.interrupt(e.failure()) // before anything that could wait for the disk
 	defer e.pinRefused()()
+	noted := e.noteRefused()
 	ctx, cancel := e.untilStopped()
 	defer cancel()
 	tick := time.NewTicker(healEvery)
@@ -114,6 +116,7 @@ func (e *embedded) heal() {
 			return
 		case <-tick.C:
 		}
+		noted = noted || e.noteRefused()
 		e.change.Lock()
 		e.relay(ctx)
 		e.change.Unlock()
@@ -151,10 +154,11 @@ func (e *embedded) heal() {
 		again, failed := e.brokenAgain, e.failed
 		e.healedAt = time.Now()
 		if !again {
-			e.critical, e.obstacle, e.fatal, e.failed = "", "", "", false
+			e.critical, e.obstacle, e.fatal, e.failed, e.refused = "", "", "", false, false
 		}
 		e.mu.Unlock()
 		if again {
+			noted = false
 			continue
 		}
 		if failed {
@@ -216,6 +220,7 @@ func (e *embedded) reopen(ctx context.Context) error {
 		if err := e.rewrite(ctx); err != nil {
 			return err
 		}
+		e.lives.written()
 	}
 	if err := e.mend(ctx, since, true); err != nil {
 		return err
@@ -294,7 +299,15 @@ func (e *embedded) prepare(ctx context.Context, between func(ctx context.Context
 
 // syncFailed is told that the disk hasn't taken what the server has written.
 func (e *embedded) syncFailed(err error) {
+	e.setRefused()
 	e.broken(fmt.Sprintf("the store in %s can't be written to: %s", e.dir, err))
+}
+
+// setRefused says that a sync has failed.
+func (e *embedded) setRefused() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refused = true
 }
 
 // syncAll returns when the disk has all that was written before.
@@ -314,7 +327,7 @@ const unsynced = time.Minute
 // reads it from memory and never writes it again.
 func (e *embedded) rewrite(ctx context.Context) error {
 	_ = e.disk.sync(ctx) // tells what failed before
-	paths, err := e.refused()
+	paths, err := e.refusedFiles()
 	for _, path := range paths {
 		if err = cmp.Or(err, ctx.Err()); err == nil {
 			err = e.rewriteFile(path)
@@ -323,8 +336,27 @@ func (e *embedded) rewrite(ctx context.Context) error {
 	return cmp.Or(err, e.disk.sync(ctx))
 }
 
-// refused lists the files that may have what the disk refused.
-func (e *embedded) refused() (paths []string, err error) {
+// takeOver has the disk take what a process that was killed has left to the system: to the server it isn't dirty.
+func (e *embedded) takeOver(ctx context.Context) error {
+	if e.lives.clean {
+		return nil
+	}
+	err := e.disk.sync(ctx)
+	if isDiskFault(err) {
+		e.lives.refusedBefore()
+	}
+	if e.lives.failed > 0 {
+		e.brokenAt = time.Unix(0, e.lives.failed)
+		err = e.rewrite(ctx)
+	}
+	if isDiskFault(err) {
+		return storeError(e.dir, err)
+	}
+	return err
+}
+
+// refusedFiles lists those that may have what the disk refused.
+func (e *embedded) refusedFiles() (paths []string, err error) {
 	e.mu.Lock()
 	since := e.brokenAt.Add(-e.level.interval - unsynced)
 	e.mu.Unlock()
@@ -352,8 +384,26 @@ func (e *embedded) pinRefused() (release func()) {
 	if !failed || e.cfg.Cluster != nil { // what a member lacks the others have
 		return func() {}
 	}
-	paths, _ := e.refused() // those that could be listed
+	paths, _ := e.refusedFiles() // those that could be listed
 	return pin(paths, mostPinned)
+}
+
+// noteRefused has the next process know what this one doesn't come to, if it is killed: to write anew what a sync has failed to write. It
+// reports whether there was anything to note.
+func (e *embedded) noteRefused() bool {
+	e.mu.Lock()
+	at, refused := e.brokenAt, e.refused
+	e.mu.Unlock()
+	if !refused || e.lives == nil {
+		return false
+	}
+	if at.IsZero() {
+		at = time.Now()
+	}
+	if err := e.lives.refused(at); err != nil { // a file system that has turned read-only tells it by being mounted anew
+		e.log.Warn("natsbus: that the disk has refused what was written can't be recorded", "dir", e.dir, "error", err)
+	}
+	return true
 }
 
 // rewriteFile puts a copy in a file's place. Written once more where it is, ext4 would still take the places that the disk refused for

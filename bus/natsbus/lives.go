@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,8 +27,8 @@ const (
 )
 
 // lives knows when a stream has lost its end, after which its sequences are given a second time: by a crash of the
-// machine that the disk wasn't ready for, or by damage, which the server passes over in silence. The stream then
-// begins another life, and so another epoch.
+// machine or of the file system that the disk wasn't ready for, or by damage, which the server passes over in silence. The
+// stream then begins another life, and so another epoch.
 type lives struct {
 	dir     string
 	clean   bool      // when it was opened, the store had been closed
@@ -40,8 +41,9 @@ type lives struct {
 	mu     sync.RWMutex
 	known  map[string]*life
 	begun  bool     // the streams are compared with it. Until then it says what it said before
-	more   bool     // is known of damage than is recorded
+	more   bool     // is known than is recorded
 	found  []damage // that the hook of the bus isn't told of yet
+	failed int64    // as recorded in livesRecord
 	closed bool     // the directory may be another one's: nothing is written any more
 
 	saving sync.Mutex // before mu
@@ -117,7 +119,8 @@ func (l *life) another() { l.Number = max(l.Number+1, uint64(time.Now().UnixNano
 type livesRecord struct {
 	Open    bool             `json:"open"`             // no clean stop since
 	Closed  int64            `json:"closed,omitempty"` // ns
-	Boot    string           `json:"boot"`             // of the machine
+	Boot    string           `json:"boot"`             // what bootOf says of dir
+	Failed  int64            `json:"failed,omitempty"` // ns, when the disk didn't take what was written before, which isn't written anew yet
 	Place   string           `json:"place,omitempty"`  // of marksFile, which a copy doesn't have
 	Born    string           `json:"born,omitempty"`   // what bornOf says of the file itself; empty: nothing
 	Streams map[string]*life `json:"streams"`
@@ -162,9 +165,59 @@ func openLives(dir string, fresh bool) (*lives, error) {
 	if moved || told && record.Born != born {
 		l.clean, l.crashed = false, true // an older state may have been put back
 	}
-	// A crash of the machine may have taken what was handed out, also the marks.
-	l.crashed = l.crashed || record.Open && (record.Boot == "" || record.Boot != bootID())
+	// A crash may have taken what was handed out, also the marks. So may the system what the disk hadn't taken: it is clean to it.
+	l.failed = record.Failed
+	l.crashed = l.crashed || l.failed > 0 || record.Open && (record.Boot == "" || !sameBoot(record.Boot, bootOf(dir)))
 	return l, nil
+}
+
+// sameBoot reports whether nothing has begun anew between what bootOf has said twice, as far as is known.
+func sameBoot(was, now string) bool {
+	wasID, wasMount, _ := strings.Cut(strings.TrimSpace(was), " ")
+	nowID, nowMount, _ := strings.Cut(strings.TrimSpace(now), " ")
+	return wasID == nowID && (wasMount == nowMount || wasMount == "" || nowMount == "")
+}
+
+// refused records that the disk has refused what was written, so that it is known if the process is killed before the disk has it. The
+// record is left to the system, as that is: it comes to nothing only with it.
+func (l *lives) refused(at time.Time) error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	l.failed, l.more = at.UnixNano(), true
+	closed := l.closed
+	l.mu.Unlock()
+	if closed {
+		return nil
+	}
+	path := filepath.Join(l.dir, livesFile)
+	f, err := os.OpenFile(path+newSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	text, err := l.text(true, bornOf(f))
+	if err == nil {
+		_, err = f.Write(text)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+newSuffix, path)
+}
+
+// refusedBefore says that the disk has refused what the process before had written, perhaps as soon as its record was.
+func (l *lives) refusedBefore() {
+	if l.failed == 0 {
+		l.failed = max(1, l.since.UnixNano())
+	}
+	l.crashed = true
+}
+
+// written says that the disk has what it had refused. The caller saves it.
+func (l *lives) written() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed, l.more = 0, true
 }
 
 // begin compares what the streams hold with what they held.
@@ -172,20 +225,11 @@ func (l *lives) begin(streams []server.StreamDetail) (lost []string, err error) 
 	lost, err = l.compare(streams, l.crashed)
 	if err == nil {
 		l.mu.Lock()
-		l.begun = true
+		l.begun, l.failed = true, 0
 		l.mu.Unlock()
 		err = l.save(true)
 	}
 	return lost, err
-}
-
-// bootID tells the machine's starts apart; "" where that isn't known.
-func bootID() string {
-	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return string(id)
 }
 
 // compare begins another life of the streams that have lost their end, or may have, and says which.
@@ -301,11 +345,11 @@ func (l *lives) text(open bool, born string) ([]byte, error) {
 	switch {
 	case l.begun:
 		place, _ := placeOf(l.marks)
-		record = livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootID(), Place: place}
+		record = livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootOf(l.dir), Place: place}
 	case l.crashed:
 		record.Open, record.Boot = true, "" // also if the file doesn't tell it any more
 	}
-	record.Born, record.Streams, record.Found = born, l.known, nil
+	record.Born, record.Streams, record.Found, record.Failed = born, l.known, nil, l.failed
 	for _, d := range l.found {
 		record.Found = append(record.Found, foundDamage{d.stream, hole{d.after, d.before}, d.path, d.kept})
 	}

@@ -90,6 +90,19 @@ func TestLives_aCrashOfTheMachineMayHaveTakenTheEnd(t *testing.T) {
 	require.Equal(t, 1, resumed(t, dir, c).told(bus.ErrGap))
 }
 
+func TestLives_aSyncThatFailsAtCloseMayHaveTakenTheEnd(t *testing.T) {
+	dir := t.TempDir()
+	c := stored(t, dir, 10)
+	b, err := natsbus.Open(t.Context(), dir)
+	require.NoError(t, err)
+	natsbus.FailAtClose(t, b)
+	require.Error(t, b.Close(context.Background()))
+	got := resumed(t, dir, c)
+	require.Equal(t, 1, got.told(bus.ErrGap))
+	got = resumed(t, dir, got.messages[len(got.messages)-1].Cursor)
+	require.Zero(t, got.told(bus.ErrGap), "it is on the disk now")
+}
+
 func TestLives_aDamagedRecordLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	stored(t, dir, 10)

@@ -72,9 +72,7 @@ const diskSize = 128 << 20
 // newMachine makes the disk in memory: how long it takes to sync is then its own affair.
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	m := &machine{memory: smallDisk(t, 8*diskSize), log: filepath.Join(t.TempDir(), "log"), record: record{
-		published: map[string]map[uint64]entry{}, first: map[string]bool{}, created: map[string]time.Time{}, removed: map[string]bool{},
-	}}
+	m := &machine{memory: smallDisk(t, 8*diskSize), log: filepath.Join(t.TempDir(), "log"), record: newRecord()}
 	m.disk = filepath.Join(m.memory, "disk")
 	require.NoError(t, os.WriteFile(m.disk, nil, 0o600))
 	require.NoError(t, os.Truncate(m.disk, diskSize))
@@ -178,6 +176,10 @@ type record struct {
 	maxMsgs   int64
 	last      time.Time // of the update
 	done      bool
+}
+
+func newRecord() record {
+	return record{published: map[string]map[uint64]entry{}, first: map[string]bool{}, created: map[string]time.Time{}, removed: map[string]bool{}}
 }
 
 type entry struct {

@@ -70,6 +70,7 @@ type embedded struct {
 	brokenAgain bool            // while it is being healed
 	healedAt    time.Time       // when a member's store was opened again the last time
 	failed      bool            // it couldn't be written to, or read; otherwise it is only damaged
+	refused     bool            // the disk has refused what was written, in a sync
 	damages     []damage        // that have been found since the start
 	untold      []damage        // of these, what the hook of the bus isn't told of yet
 	lost        map[string]bool // streams that are there and can't be read
@@ -99,10 +100,10 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 		if err := e.removeRooms(); err != nil {
 			return err
 		}
-		if err := e.inspect(ctx); err != nil {
+		if e.disk, err = openDisk(e.dir); err != nil {
 			return err
 		}
-		if e.disk, err = openDisk(e.dir); err != nil {
+		if err := e.inspect(ctx); err != nil {
 			return err
 		}
 		if e.cfg.Cluster != nil {
@@ -193,13 +194,7 @@ func (e *embedded) beginLives(ctx context.Context) error {
 		return storeError(e.dir, err)
 	}
 	e.tellLost(lost)
-	if !e.lives.clean {
-		// What a killed process has left to the system isn't dirty to this server.
-		if err = e.disk.sync(ctx); isDiskFault(err) {
-			err = storeError(e.dir, err)
-		}
-	}
-	return err
+	return nil
 }
 
 // streams lists what the store holds.
@@ -252,8 +247,11 @@ func (e *embedded) stop() error {
 	var err error
 	if e.disk != nil {
 		// The server leaves its files to the system.
-		err = e.disk.close()
+		if err = e.disk.close(); err != nil {
+			e.setRefused()
+		}
 	}
+	e.noteRefused()
 	if e.cfg.Cluster != nil && e.lock != nil {
 		err = errors.Join(err, e.removeDoors())
 	}

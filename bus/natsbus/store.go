@@ -52,14 +52,14 @@ func (e *embedded) claim() error {
 	return fmt.Errorf("the store in %s is that of a %s, not of a %s: give each member a directory of its own, and keep its name", e.dir, was, owner)
 }
 
-// bootFile is in a member's store while it is open, and holds which start of the machine that was.
+// bootFile is in a member's store while it is open, and holds what bootOf said then.
 // Its second line says if what it had acknowledged was on its disk then.
 const (
 	bootFile     = "jitney.boot"
 	syncedAlways = "always"
 )
 
-// beginBoot tells if the machine has crashed while a member's store was open: what the member had acknowledged
+// beginBoot tells if the machine, or the file system, has crashed while a member's store was open: what the member had acknowledged
 // to the others may be gone from its disk, and if it is gone from more than half of them, they may store something else in its
 // place, each its own, and the server doesn't notice.
 func (e *embedded) beginBoot() error {
@@ -69,9 +69,9 @@ func (e *embedded) beginBoot() error {
 	}
 	first := err != nil
 	boot, level, _ := strings.Cut(strings.TrimSpace(string(was)), "\n")
-	crashed := !first && boot != strings.TrimSpace(bootID()) && level != syncedAlways
+	crashed := !first && !sameBoot(boot, bootOf(e.dir)) && level != syncedAlways
 	if crashed {
-		e.log.Warn("natsbus: the machine has crashed under this member, which may have lost the end of its streams; they are compared with what the others have", "dir", e.dir)
+		e.log.Warn("natsbus: the machine or the file system has crashed under this member, which may have lost the end of its streams; they are compared with what the others have", "dir", e.dir)
 	}
 	if e.review, err = e.beginReview(crashed); err != nil {
 		return err
@@ -90,7 +90,7 @@ func (e *embedded) beginBoot() error {
 
 // noteBoot notes that a member's store is open.
 func (e *embedded) noteBoot() error {
-	text := strings.TrimSpace(bootID()) + "\n"
+	text := bootOf(e.dir) + "\n"
 	if e.level.always {
 		text += syncedAlways + "\n"
 	}
@@ -131,6 +131,9 @@ func unmarkedOwner(dir string) (string, error) {
 	return standalone, nil
 }
 
+// newSuffix is behind the name of a file until it takes the place of the one before.
+const newSuffix = ".new"
+
 // replaceFile writes a file, whole or not at all, also when the machine stops.
 func replaceFile(path string, text []byte) error {
 	return replaceFileBy(path, func(*os.File) ([]byte, error) { return text, nil })
@@ -138,7 +141,7 @@ func replaceFile(path string, text []byte) error {
 
 // replaceFileBy does it with a text that is made when the file is there.
 func replaceFileBy(path string, textOf func(f *os.File) ([]byte, error)) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := os.OpenFile(path+newSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -149,7 +152,7 @@ func replaceFileBy(path string, textOf func(f *os.File) ([]byte, error)) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := os.Rename(path+newSuffix, path); err != nil {
 		return err
 	}
 	dir, err := os.Open(filepath.Dir(path))

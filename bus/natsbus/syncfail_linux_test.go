@@ -140,7 +140,12 @@ func dropClean(t *testing.T, store string) {
 		_, locked, _ := strings.Cut(string(status), "VmLck:")
 		return !strings.HasPrefix(strings.TrimSpace(locked), "0 kB")
 	}, "what the disk refused to be kept in memory")
-	for _, path := range blockFilesOf(t, store) {
+	drop(t, blockFilesOf(t, store))
+}
+
+func drop(t *testing.T, paths []string) {
+	t.Helper()
+	for _, path := range paths {
 		f, err := os.Open(path)
 		require.NoError(t, err)
 		require.NoError(t, unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED))

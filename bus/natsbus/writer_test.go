@@ -11,7 +11,8 @@ import (
 )
 
 // writeURL makes this program a child that works on a bus, and records in writeLog what it was told is done. What it
-// does is writeTask: "run" until it is killed, "change" streams while it does, "stop" after a while and then wait, or only "open".
+// does is writeTask: "run" until it is killed, "change" streams while it does, "stop" after a while and then wait, "fill" the disk until it
+// refuses something and then wait, or only "open".
 const (
 	writeURL  = "JITNEY_TEST_WRITE_URL"
 	writeLog  = "JITNEY_TEST_WRITE_LOG"
@@ -44,6 +45,12 @@ func write(url string) {
 	w := &writer{b, log}
 	switch os.Getenv(writeTask) {
 	case "open":
+	case "fill":
+		must(b.EnsureStreams(ctx, written[0]))
+		var r bus.Receipt
+		for n := 1; b.Publish(ctx, "plain.0", fmt.Appendf(nil, "%d%s", n, strings.Repeat(" ", 30<<10)), bus.WithReceipt(&r)) == nil; n++ {
+			w.record("published plain.0 %d %s", n, r.Cursor)
+		}
 	case "stop":
 		must(b.EnsureStreams(ctx, written...))
 		for i := range written {
