@@ -80,7 +80,7 @@ func (b *Bus) subscribe(ctx context.Context, pattern string, handler bus.Handler
 			}
 			return s, nil
 		}
-		again := err != errBegun && (isChange(err) || attempt == 0 && errors.Is(err, bus.ErrNoStream))
+		again := !errors.Is(err, errBegun) && (isChange(err) || attempt == 0 && errors.Is(err, bus.ErrNoStream))
 		if !again || attempt == 3 || ctx.Err() != nil {
 			switch {
 			case !again || errors.Is(err, bus.ErrNoStream) || errors.Is(err, bus.ErrStreamChanged):

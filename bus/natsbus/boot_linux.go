@@ -33,7 +33,7 @@ func mountOf(dir string) string {
 		return ""
 	}
 	var paths []string
-	if device, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))); err == nil {
+	if device, err := os.Readlink(fmt.Sprintf("/sys/dev/block/%d:%d", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev)))); err == nil {
 		paths = []string{"ext4/" + filepath.Base(device), "xfs/" + filepath.Base(device), "f2fs/" + filepath.Base(device)}
 	} else if id := btrfsOf(f); id != "" {
 		paths = []string{"btrfs/" + id}
@@ -52,7 +52,7 @@ const btrfsInfo = 0x8400941f
 // btrfsOf is the UUID of the btrfs that a file is on; "" if it is on none.
 func btrfsOf(f *os.File) string {
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil || fs.Type != unix.BTRFS_SUPER_MAGIC {
+	if err := unix.Fstatfs(int(f.Fd()), &fs); err != nil || uint32(fs.Type) != unix.BTRFS_SUPER_MAGIC {
 		return ""
 	}
 	var info struct { // btrfs_ioctl_fs_info_args

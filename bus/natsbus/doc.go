@@ -99,7 +99,8 @@
 // than 30 seconds. Streams that others created can be used as well; those without direct access (allow_direct) are
 // read message by message until such a consumer does it. What is published without waiting (bus.AsyncPublisher) is
 // stored as it comes, in a cluster one message after the other. An epoch is the time of a stream's creation and, where the server is embedded, how often
-// the stream has lost its end since, or when: by damage, or perhaps by a crash of the machine, in a cluster of more than half of the machines.
+// the stream has lost its end since, or when: by damage, or perhaps by a crash of the machine or its file system, in a cluster of more than half of the machines. The
+// end that a server elsewhere has lost is noticed by those who were subscribed, if one server holds the stream.
 // Clients see the same epoch, by the stream's metadata (jitney-life), which is written again when somebody's config leaves it out. Streams that other processes
 // create, change or delete are noticed within a second, as long as the servers that know of it can be reached. What a stream may capture
 // whose leader is being elected, and whose subjects aren't known here, waits for it. So every process had best call EnsureStreams itself.

@@ -120,15 +120,8 @@ func (b *backend) tellAgain() {
 		return
 	}
 	b.lifeUntold.Store(false)
-	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
+	ctx, cancel := b.untilClosed(askTimeout)
 	defer cancel()
-	go func() {
-		select {
-		case <-b.stopPoll:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	b.tellLives(ctx)
 }
 

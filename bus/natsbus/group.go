@@ -61,6 +61,7 @@ type groupShare struct {
 	here    *nats.Subscription // answers those who leave a group without a position and ask whether anybody is in it
 	handled int64              // messages that have come through sub
 	seen    uint64             // the highest sequence that was given to this process
+	last    mark               // of that, in this epoch
 	base    uint64             // up to here nothing is missing, or it has been told
 	unsure  bool               // something between base and seen may be missing
 	looked  time.Time          // for what is missing
@@ -145,6 +146,7 @@ func (p *groupShare) keep() {
 
 // again asks anew for all that is wanted, after looking whether the group is still there.
 func (p *groupShare) again() {
+	p.b.suspect(p.stream.Config.Name)
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
 	_, err := p.info(ctx)
@@ -239,6 +241,9 @@ func (p *groupShare) receive(m *nats.Msg) {
 	p.asked, p.wanted = max(0, p.asked-1), max(0, p.wanted-1)
 	p.out[m.Reply] = struct{}{}
 	p.seen = max(p.seen, place.sequence)
+	if place.sequence > p.last.Seq {
+		p.last = mark{place.sequence, place.time.UnixNano()}
+	}
 	if p.base+1 == place.sequence && !p.unsure {
 		p.base++
 	} else {
@@ -342,7 +347,7 @@ func (p *groupShare) follow(epoch string) {
 	if p.seen > 0 {
 		gap.After = bus.NewCursor(p.epoch, p.seen)
 	}
-	p.epoch = epoch
+	p.epoch, p.last = epoch, mark{}
 	p.base, p.unsure = 0, false // what went before is that gap
 	clear(p.out)                // what was given comes again, and may be another message's place
 	p.mu.Unlock()

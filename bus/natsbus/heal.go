@@ -56,8 +56,10 @@ func (e *embedded) watch(interrupt func(reason error), renew func(), tell func()
 func (e *embedded) broken(why string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if strings.Contains(why, "error: sync ") { // of the server's own
+		e.setRefusedLocked()
+	}
 	e.failed = true
-	e.refused = e.refused || strings.Contains(why, "error: sync ") // of the server's own
 	e.brokenLocked(why)
 }
 
@@ -99,7 +101,7 @@ func (e *embedded) healLocked() {
 func (e *embedded) heal() {
 	e.interrupt(e.failure()) // before anything that could wait for the disk
 	defer e.pinRefused()()
-	noted := e.noteRefused()
+	e.noteRefused()
 	ctx, cancel := e.untilStopped()
 	defer cancel()
 	tick := time.NewTicker(healEvery)
@@ -116,7 +118,7 @@ func (e *embedded) heal() {
 			return
 		case <-tick.C:
 		}
-		noted = noted || e.noteRefused()
+		e.noteRefused()
 		e.change.Lock()
 		e.relay(ctx)
 		e.change.Unlock()
@@ -154,11 +156,10 @@ func (e *embedded) heal() {
 		again, failed := e.brokenAgain, e.failed
 		e.healedAt = time.Now()
 		if !again {
-			e.critical, e.obstacle, e.fatal, e.failed, e.refused = "", "", "", false, false
+			e.critical, e.obstacle, e.fatal, e.failed, e.brokenAt = "", "", "", false, time.Time{}
 		}
 		e.mu.Unlock()
 		if again {
-			noted = false
 			continue
 		}
 		if failed {
@@ -299,22 +300,24 @@ func (e *embedded) prepare(ctx context.Context, between func(ctx context.Context
 
 // syncFailed is told that the disk hasn't taken what the server has written.
 func (e *embedded) syncFailed(err error) {
-	e.setRefused()
-	e.broken(fmt.Sprintf("the store in %s can't be written to: %s", e.dir, err))
-}
-
-// setRefused says that a sync has failed.
-func (e *embedded) setRefused() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.refused = true
+	e.setRefusedLocked()
+	e.failed = true
+	e.brokenLocked(fmt.Sprintf("the store in %s can't be written to: %s", e.dir, err))
+}
+
+// setRefusedLocked says that a sync has failed.
+func (e *embedded) setRefusedLocked() {
+	if !e.refused {
+		e.refused, e.noted = true, false
+	}
 }
 
 // syncAll returns when the disk has all that was written before.
 func (e *embedded) syncAll(ctx context.Context) error {
 	err := e.disk.sync(ctx)
 	if err != nil && ctx.Err() == nil {
-		e.syncFailed(err)
 		return fmt.Errorf("%w: the store in %s can't be written to: %w", bus.ErrUnavailable, e.dir, err)
 	}
 	return err
@@ -327,13 +330,20 @@ const unsynced = time.Minute
 // reads it from memory and never writes it again.
 func (e *embedded) rewrite(ctx context.Context) error {
 	_ = e.disk.sync(ctx) // tells what failed before
+	e.noteRefused()
 	paths, err := e.refusedFiles()
 	for _, path := range paths {
 		if err = cmp.Or(err, ctx.Err()); err == nil {
 			err = e.rewriteFile(path)
 		}
 	}
-	return cmp.Or(err, e.disk.sync(ctx))
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.refused, e.brokenAgain = false, false // unless this fails
+	e.mu.Unlock()
+	return e.disk.sync(ctx)
 }
 
 // takeOver has the disk take what a process that was killed has left to the system: to the server it isn't dirty.
@@ -341,15 +351,25 @@ func (e *embedded) takeOver(ctx context.Context) error {
 	if e.lives.clean {
 		return nil
 	}
-	err := e.disk.sync(ctx)
-	if isDiskFault(err) {
-		e.lives.refusedBefore()
-	}
+	at := e.lives.since.Add(-SyncFast) // perhaps as soon as its record was written, at whatever level
 	if e.lives.failed > 0 {
-		e.brokenAt = time.Unix(0, e.lives.failed)
+		at = time.Unix(0, e.lives.failed)
+	}
+	err := e.disk.sync(ctx)
+	e.mu.Lock()
+	refused := e.refused || e.lives.failed > 0
+	e.brokenAt = at // also if it fails when ctx has ended
+	e.mu.Unlock()
+	if refused {
+		e.lives.crashed = true
 		err = e.rewrite(ctx)
 	}
-	if isDiskFault(err) {
+	if err == nil {
+		e.mu.Lock()
+		e.critical, e.failed, e.brokenAt = "", false, time.Time{}
+		e.mu.Unlock()
+	}
+	if isDiskFault(err) || err != nil && ctx.Err() == nil {
 		return storeError(e.dir, err)
 	}
 	return err
@@ -388,22 +408,28 @@ func (e *embedded) pinRefused() (release func()) {
 	return pin(paths, mostPinned)
 }
 
-// noteRefused has the next process know what this one doesn't come to, if it is killed: to write anew what a sync has failed to write. It
-// reports whether there was anything to note.
-func (e *embedded) noteRefused() bool {
+// noteRefused has the next process know what this one doesn't come to, if it is killed: to write anew what a sync has failed to write.
+func (e *embedded) noteRefused() {
 	e.mu.Lock()
-	at, refused := e.brokenAt, e.refused
+	at, pending := e.brokenAt, e.refused && !e.noted
 	e.mu.Unlock()
-	if !refused || e.lives == nil {
-		return false
+	if !pending || e.lives == nil {
+		return
 	}
 	if at.IsZero() {
 		at = time.Now()
 	}
-	if err := e.lives.refused(at); err != nil { // a file system that has turned read-only tells it by being mounted anew
-		e.log.Warn("natsbus: that the disk has refused what was written can't be recorded", "dir", e.dir, "error", err)
+	err := e.lives.refused(at.Add(-e.level.interval))
+	e.mu.Lock()
+	said := e.unnoted
+	e.noted, e.unnoted = err == nil, ""
+	if err != nil {
+		e.unnoted = err.Error()
 	}
-	return true
+	e.mu.Unlock()
+	if err != nil && err.Error() != said { // a file system that has turned read-only tells it by being mounted anew
+		e.log.Warn("natsbus: that the disk has refused what was written can't be recorded yet", "dir", e.dir, "error", err)
+	}
 }
 
 // rewriteFile puts a copy in a file's place. Written once more where it is, ext4 would still take the places that the disk refused for

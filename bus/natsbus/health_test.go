@@ -28,6 +28,10 @@ func reopen(t *testing.T, c natsbus.Config) bus.Bus {
 	return b
 }
 
+func healthy(b bus.Bus) func() bool {
+	return func() bool { return b.(bus.HealthChecker).Health(context.Background()) == nil }
+}
+
 // requireHealthy waits for the members: under load an election, or what a member has missed, takes its time.
 func requireHealthy(t *testing.T, buses ...bus.Bus) {
 	t.Helper()

@@ -36,7 +36,8 @@ type lives struct {
 	crashed bool      // the end of any stream may be lost since the last time, and nothing is there to tell
 	marks   *os.File  // the last sequence of each stream, by its place in the file
 
-	was livesRecord // when it was opened
+	was  livesRecord // when it was opened
+	boot string      // what bootOf says of dir
 
 	mu     sync.RWMutex
 	known  map[string]*life
@@ -91,7 +92,7 @@ func (l *lives) told(n int) error {
 	return l.save(true)
 }
 
-// unsaved reports whether more damage is known than is recorded.
+// unsaved reports whether more is known than is recorded.
 func (l *lives) unsaved() bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -145,7 +146,7 @@ func openLives(dir string, fresh bool) (*lives, error) {
 	if err != nil && !(errors.Is(err, fs.ErrNotExist) && fresh) {
 		record.Open, record.Boot = true, "" // nothing is known, as of a copy that was put back without the record
 	}
-	l := &lives{dir: dir, was: record, clean: !record.Open, since: time.Unix(0, record.Closed), known: map[string]*life{}}
+	l := &lives{dir: dir, was: record, clean: !record.Open && record.Failed == 0, since: time.Unix(0, record.Closed), known: map[string]*life{}, boot: bootOf(dir)}
 	if l.marks, err = os.OpenFile(filepath.Join(dir, marksFile), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
 		return nil, err
 	}
@@ -167,7 +168,7 @@ func openLives(dir string, fresh bool) (*lives, error) {
 	}
 	// A crash may have taken what was handed out, also the marks. So may the system what the disk hadn't taken: it is clean to it.
 	l.failed = record.Failed
-	l.crashed = l.crashed || l.failed > 0 || record.Open && (record.Boot == "" || !sameBoot(record.Boot, bootOf(dir)))
+	l.crashed = l.crashed || l.failed > 0 || record.Open && (record.Boot == "" || !sameBoot(record.Boot, l.boot))
 	return l, nil
 }
 
@@ -184,7 +185,7 @@ func (l *lives) refused(at time.Time) error {
 	l.saving.Lock()
 	defer l.saving.Unlock()
 	l.mu.Lock()
-	l.failed, l.more = at.UnixNano(), true
+	l.failed, l.more = max(1, at.UnixNano()), true // some time ago, whenever
 	closed := l.closed
 	l.mu.Unlock()
 	if closed {
@@ -203,14 +204,6 @@ func (l *lives) refused(at time.Time) error {
 		return err
 	}
 	return os.Rename(path+newSuffix, path)
-}
-
-// refusedBefore says that the disk has refused what the process before had written, perhaps as soon as its record was.
-func (l *lives) refusedBefore() {
-	if l.failed == 0 {
-		l.failed = max(1, l.since.UnixNano())
-	}
-	l.crashed = true
 }
 
 // written says that the disk has what it had refused. The caller saves it.
@@ -345,7 +338,7 @@ func (l *lives) text(open bool, born string) ([]byte, error) {
 	switch {
 	case l.begun:
 		place, _ := placeOf(l.marks)
-		record = livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: bootOf(l.dir), Place: place}
+		record = livesRecord{Open: open, Closed: time.Now().UnixNano(), Boot: l.boot, Place: place}
 	case l.crashed:
 		record.Open, record.Boot = true, "" // also if the file doesn't tell it any more
 	}

@@ -2,6 +2,7 @@ package natsbus_test
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -101,6 +103,25 @@ func TestLives_aSyncThatFailsAtCloseMayHaveTakenTheEnd(t *testing.T) {
 	require.Equal(t, 1, got.told(bus.ErrGap))
 	got = resumed(t, dir, got.messages[len(got.messages)-1].Cursor)
 	require.Zero(t, got.told(bus.ErrGap), "it is on the disk now")
+}
+
+// Close may sync what a sync has failed to write, which is clean to the system then.
+func TestLives_whatASyncHasRefusedIsWrittenAnewAlsoAfterAClose(t *testing.T) {
+	dir := t.TempDir()
+	c := stored(t, dir, 10)
+	record := filepath.Join(dir, "jitney.lives")
+	text, err := os.ReadFile(record)
+	require.NoError(t, err)
+	refused := strings.Replace(string(text), `"open":false`, fmt.Sprintf(`"open":false,"failed":%d`, time.Now().UnixNano()), 1)
+	require.NotEqual(t, string(text), refused)
+	require.NoError(t, os.WriteFile(record, []byte(refused), 0o600))
+	block := filepath.Join(dir, "jetstream", "$G", "streams", "S", "msgs", "1.blk")
+	before, err := os.Stat(block)
+	require.NoError(t, err)
+	require.Equal(t, 1, resumed(t, dir, c).told(bus.ErrGap))
+	after, err := os.Stat(block)
+	require.NoError(t, err)
+	require.False(t, os.SameFile(before, after), "it is a copy")
 }
 
 func TestLives_aDamagedRecordLosesNothing(t *testing.T) {
@@ -231,4 +252,31 @@ func TestLives_whatIsGivenWhileStreamsAreComparedIsMissedToo(t *testing.T) {
 	lost, err = l.Compare(0)
 	require.NoError(t, err)
 	require.False(t, lost)
+}
+
+// A crash may leave a group's position further than its stream.
+func TestLives_aGroupThatIsFurtherThanItsStreamGoesBack(t *testing.T) {
+	dir, backup := t.TempDir(), filepath.Join(t.TempDir(), "backup")
+	msgs := filepath.Join(dir, "jetstream", "$G", "streams", "TASK", "msgs")
+	ctx := t.Context()
+	work := func(n int, name string) (done *collector) {
+		b := openURL(t, "nats:"+dir)
+		require.NoError(t, b.EnsureStreams(ctx, task))
+		done = &collector{}
+		_, err := b.Subscribe(ctx, "task", done.handle, bus.DurableGroup("workers"), bus.All(), bus.Attempts(0), bus.OnError(done.hook))
+		require.NoError(t, err)
+		for i := range n {
+			require.NoError(t, b.Publish(ctx, "task", fmt.Append(nil, name, i)))
+		}
+		eventually(t, func() bool { return len(done.texts()) >= n }, "the work")
+		require.NoError(t, b.Close(context.Background()))
+		return done
+	}
+	work(10, "first")
+	require.NoError(t, os.CopyFS(backup, os.DirFS(msgs)))
+	work(10, "lost")
+	require.NoError(t, os.RemoveAll(msgs))
+	require.NoError(t, os.CopyFS(msgs, os.DirFS(backup)))
+	done := work(10, "next")
+	require.Equal(t, "next0", done.texts()[0])
 }

@@ -75,6 +75,7 @@ type backend struct {
 	leaderless map[string]struct{} // the same: streams that had none when they were listed
 	report     func(bus.Problem)   // to the hook of the bus; nil while it is being opened
 	changed    func()              // what captures what; nil while it is being opened
+	suspects   map[string]given    // streams of a server elsewhere that may have lost their end
 	acks       acks
 	gets       gets
 	scans      scans
@@ -183,6 +184,7 @@ func newBackend(log *slog.Logger) *backend {
 		tails:    map[*tail]struct{}{},
 		shares:   map[*groupShare]struct{}{},
 		epochs:   map[string]string{},
+		suspects: map[string]given{},
 		stopPoll: make(chan struct{}),
 		scans:    scans{waiting: map[scanKey]*scan{}, open: map[string]int{}, paused: map[scanKey]time.Time{}},
 	}
@@ -268,6 +270,9 @@ func (b *backend) run(ctx context.Context, o bus.OpenOptions, shared bool) (bus.
 			return nil, errors.Join(err, d.Close(ctx))
 		}
 		b.polled.Go(func() { b.poll(d.Changed) })
+		if b.server == nil && !b.isMember() {
+			b.polled.Go(b.keepLooking)
+		}
 	}
 	return &natsBus{d, b}, nil
 }
@@ -335,6 +340,7 @@ func (b *backend) missed() {
 
 // renew has all that the server does for us done anew.
 func (b *backend) renew() {
+	b.suspect("")
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for t := range b.tails {

@@ -107,10 +107,13 @@ func (b *backend) begin(w *waiter, stream string, p *driver.Publication, h nats.
 	if err == nil {
 		err = b.send(p, reply, h)
 	}
-	if err != nil && b.acks.forget(token) {
-		return 0, err
+	if err != nil && !b.acks.forget(token) { // w has just been told that its message may have been stored
+		if w.then != nil {
+			return token, nil
+		}
+		<-w.told
 	}
-	return token, nil // w has been told why
+	return token, err
 }
 
 // send hands p to the connection. reply, if not "", is where its stream is to answer.

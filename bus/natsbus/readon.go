@@ -52,7 +52,7 @@ func (t *tail) readOn(ctx context.Context) {
 		t.mu.Lock()
 		for _, m := range r.messages {
 			if seq := m.Cursor.Sequence(); seq > t.after && ctx.Err() == nil {
-				t.after = seq
+				t.after, t.at = seq, m.Time.UnixNano()
 				t.b.reached(t.stream.Config.Name, seq)
 				t.sink.Deliver(driver.Entry{Prev: seq - 1, Message: m})
 			}

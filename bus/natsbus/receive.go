@@ -186,6 +186,7 @@ type tail struct {
 	mu       sync.Mutex
 	run      int    // what an earlier consumer still delivers is dropped
 	after    uint64 // everything up to here has been delivered
+	at       int64  // when that was stored, ns; 0: it isn't known
 	consumed uint64 // the consumer's own count
 	heard    time.Time
 	given    time.Time // when the consumer gave a message, or was made
@@ -249,12 +250,14 @@ func (t *tail) keep() {
 			silent := time.Since(t.heard) > 3*heartbeat
 			t.mu.Unlock()
 			if t.b.elects && t.lags() {
+				t.b.suspect(t.stream.Config.Name)
 				t.readOn(t.ctx)
 			}
 			if !silent || !t.b.nc.IsConnected() {
 				continue
 			}
 		}
+		t.b.suspect(t.stream.Config.Name)
 		ctx, cancel := context.WithTimeout(t.ctx, askTimeout)
 		err := t.anew(ctx)
 		cancel()
@@ -408,7 +411,8 @@ func (t *tail) deliver() {
 	if len(t.entries) == 0 {
 		return
 	}
-	t.after = t.entries[len(t.entries)-1].Message.Cursor.Sequence()
+	last := t.entries[len(t.entries)-1].Message
+	t.after, t.at = last.Cursor.Sequence(), last.Time.UnixNano()
 	t.b.reached(t.stream.Config.Name, t.after)
 	t.sink.Deliver(t.entries...)
 	clear(t.entries)

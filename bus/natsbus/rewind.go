@@ -182,12 +182,15 @@ func (b *backend) makeAgain(ctx context.Context, stream, text string) error {
 	return b.changeMetadata(ctx, stream, func(m map[string]string) { delete(m, againKey) })
 }
 
+// errContended is also what a server says by doing that knows no metadata (before 2.10).
+var errContended = errors.New("somebody else changes it at the same time")
+
 // changeMetadata changes a stream's metadata as the server has it. There is no way to do it in one step: what somebody else has
 // changed meanwhile is looked for afterwards.
 func (b *backend) changeMetadata(ctx context.Context, name string, change func(m map[string]string)) error {
 	for try := 1; ; try++ {
 		if try > changeTries+1 {
-			return fmt.Errorf("%w: the metadata of stream %s is changed by somebody else at the same time", bus.ErrUnavailable, name)
+			return fmt.Errorf("%w: the metadata of stream %s: %w", bus.ErrUnavailable, name, errContended)
 		}
 		changed, err := b.changeOnce(ctx, name, func(_ *streamInfo, m map[string]string) { change(m) })
 		if err != nil || !changed {

@@ -70,7 +70,9 @@ type embedded struct {
 	brokenAgain bool            // while it is being healed
 	healedAt    time.Time       // when a member's store was opened again the last time
 	failed      bool            // it couldn't be written to, or read; otherwise it is only damaged
-	refused     bool            // the disk has refused what was written, in a sync
+	refused     bool            // the disk has refused what was written, in a sync, and hasn't got it since
+	noted       bool            // that is recorded
+	unnoted     string          // why it couldn't be
 	damages     []damage        // that have been found since the start
 	untold      []damage        // of these, what the hook of the bus isn't told of yet
 	lost        map[string]bool // streams that are there and can't be read
@@ -100,7 +102,7 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 		if err := e.removeRooms(); err != nil {
 			return err
 		}
-		if e.disk, err = openDisk(e.dir); err != nil {
+		if e.disk, err = openDisk(e.dir, e.syncFailed); err != nil {
 			return err
 		}
 		if err := e.inspect(ctx); err != nil {
@@ -123,7 +125,7 @@ func (e *embedded) start(ctx context.Context, opts *server.Options) (err error) 
 	case e.cfg.Cluster != nil && e.cfg.Cluster.Peers != nil:
 		e.background.Go(e.follow)
 	case e.cfg.Cluster == nil && e.cfg.Leaf == nil:
-		return e.beginLives(ctx)
+		return e.beginLives()
 	}
 	return nil
 }
@@ -183,7 +185,7 @@ func withoutPath(err error) error {
 }
 
 // beginLives looks whether the streams of a store that stands alone are what they were.
-func (e *embedded) beginLives(ctx context.Context) error {
+func (e *embedded) beginLives() error {
 	e.config = e.server.Load().JetStreamConfig()
 	streams, err := e.server.Load().streams()
 	if err != nil {
@@ -247,9 +249,7 @@ func (e *embedded) stop() error {
 	var err error
 	if e.disk != nil {
 		// The server leaves its files to the system.
-		if err = e.disk.close(); err != nil {
-			e.setRefused()
-		}
+		err = e.disk.close()
 	}
 	e.noteRefused()
 	if e.cfg.Cluster != nil && e.lock != nil {

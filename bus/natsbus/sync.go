@@ -75,28 +75,37 @@ func parseSync(text string) (time.Duration, error) {
 
 // disk brings what the server has written to the disk: one sync for all who wait.
 type disk struct {
-	dir  *os.File
-	call share.Call[struct{}]
+	dir    *os.File
+	call   share.Call[struct{}]
+	failed func(err error) // told of each sync that has
 
 	mu     sync.Mutex // while it syncs, so that dir stays open
 	closed bool
 }
 
-func openDisk(path string) (*disk, error) {
+func openDisk(path string, failed func(err error)) (*disk, error) {
 	dir, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	d := &disk{dir: dir}
+	d := &disk{dir: dir, failed: failed}
 	d.call.Ask = func() (struct{}, error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		if d.closed {
 			return struct{}{}, bus.ErrClosed // who asked has gone
 		}
-		return struct{}{}, syncStore(dir)
+		return struct{}{}, d.trySync()
 	}
 	return d, nil
+}
+
+func (d *disk) trySync() error {
+	err := syncStore(d.dir)
+	if err != nil {
+		d.failed(err) // whoever asked may have gone
+	}
+	return err
 }
 
 // close syncs a last time.
@@ -104,7 +113,7 @@ func (d *disk) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true
-	return errors.Join(syncStore(d.dir), d.dir.Close())
+	return errors.Join(d.trySync(), d.dir.Close())
 }
 
 // sync returns when all that was written before the call is on the disk.

@@ -161,10 +161,6 @@ func blockFilesOf(t *testing.T, store string) []string {
 	return paths
 }
 
-func healthy(b bus.Bus) func() bool {
-	return func() bool { return b.(bus.HealthChecker).Health(context.Background()) == nil }
-}
-
 func TestSyncFailure_isSaidAndWhatIsAcknowledgedSurvivesAPowerCut(t *testing.T) {
 	for _, level := range []string{"always", "100ms"} {
 		t.Run(level, func(t *testing.T) {
