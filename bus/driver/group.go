@@ -385,7 +385,12 @@ func (g *group) stopUnused(ctx context.Context) {
 	}
 	defer func() { <-g.turn }()
 	g.mu.Lock()
-	unused := g.unusedLocked() && len(g.sources) > 0
+	unused := g.busy == 0 && len(g.sources) > 0
+	for l := range g.members {
+		l.sub.mu.Lock()
+		unused = unused && l.sub.ended // it is about to leave
+		l.sub.mu.Unlock()
+	}
 	g.mu.Unlock()
 	if unused {
 		g.stop()

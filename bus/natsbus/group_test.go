@@ -297,3 +297,35 @@ func TestGroup_aMessageThatWasHandedOverOftenIsStillGivenToAHandler(t *testing.T
 	require.NoError(t, err)
 	eventually(t, func() bool { return once([]string{"precious"}, &got) }, "the message")
 }
+
+// stuck is a context that never ends. Whoever doesn't want to be called any more when it does is held up.
+type stuck struct {
+	context.Context
+	release chan struct{}
+}
+
+func (s stuck) Done() <-chan struct{} { return make(chan struct{}) }
+
+func (s stuck) AfterFunc(func()) (stop func() bool) {
+	return func() bool { <-s.release; return true }
+}
+
+// A member has ended a moment before the group is without it.
+func TestGroup_whoseMembersHaveEndedIsNobodysAnyMore(t *testing.T) {
+	b := openURL(t, "nats:"+t.TempDir())
+	require.NoError(t, b.EnsureStreams(t.Context(), chat))
+	until, removed := stuck{t.Context(), make(chan struct{})}, make(chan error, 1)
+	group := func(pattern string, opts ...bus.SubscribeOption) (bus.Subscription, error) {
+		opts = append(opts, bus.DurableGroup("workers"), bus.Attempts(0))
+		return b.Subscribe(t.Context(), pattern, func(context.Context, *bus.Message) error { return nil }, opts...)
+	}
+	member, err := group("chat.*", bus.Until(until))
+	require.NoError(t, err)
+	go func() { removed <- b.(bus.Remover).RemoveGroup(t.Context(), "workers") }()
+	eventually(t, func() bool { return member.Err() != nil }, "its end")
+	<-member.Done()
+	_, err = group("chat.>")
+	close(until.release)
+	require.NoError(t, err)
+	require.NoError(t, <-removed)
+}
