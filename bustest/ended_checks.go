@@ -169,4 +169,5 @@ func closeWaitsForEnded(c *C) {
 	for _, h := range ended {
 		c.await(h.history, "to return", func(e event) bool { return e.kind == returned })
 	}
+	c.wait(min(c.h.Settle, defaultSettle)) // nobody waits for what is told behind them
 }
