@@ -40,27 +40,29 @@ func (b *backend) suspect(stream string) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	concerns := func(s driver.Stream) bool { return stream == "" || stream == s.Config.Name }
 	add := func(s driver.Stream, epoch string, m mark) {
 		name := s.Config.Name
-		if stream != "" && stream != name {
-			return
-		}
 		if b.suspects[name] == nil {
 			b.suspects[name] = given{}
 		}
 		b.suspects[name].add(epoch, m)
 	}
 	for t := range b.tails {
-		t.mu.Lock()
-		m := mark{t.after, t.at}
-		t.mu.Unlock()
-		add(t.stream, t.stream.Epoch, m)
+		if concerns(t.stream) {
+			t.mu.Lock()
+			m := mark{t.after, t.at}
+			t.mu.Unlock()
+			add(t.stream, t.stream.Epoch, m)
+		}
 	}
 	for p := range b.shares {
-		p.mu.Lock()
-		epoch, m := p.epoch, p.last
-		p.mu.Unlock()
-		add(p.stream, epoch, m)
+		if concerns(p.stream) {
+			p.mu.Lock()
+			epoch, m := p.epoch, p.last
+			p.mu.Unlock()
+			add(p.stream, epoch, m)
+		}
 	}
 }
 
